@@ -1,0 +1,144 @@
+"""Condense and evaluate from the shell: ``python -m dmtutor condense --help``."""
+
+import argparse
+import sys
+from dataclasses import MISSING, fields
+
+import torch
+
+from . import __version__, files
+from .condensation import METHODS, condense
+from .coresets import random_subset
+from .data import NAMES, LabeledImages, load
+from .evaluation import Recipe, evaluate
+
+RECIPES = {"quick": Recipe, "reference": Recipe.reference}
+
+
+def main(arguments=None):
+    """Run a command. Exit code 2 and one line for bad input; what was being written stays whole."""
+    parsed = parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(_fail(parsed, error))
+    except KeyboardInterrupt:
+        checkpoint = getattr(parsed, "checkpoint", None)
+        print(f"\nstopped; {f'the same command goes on from {checkpoint}' if checkpoint else 'nothing was written'}")
+        sys.exit(130)
+
+
+def _fail(parsed, error):
+    print(f"dmtutor {parsed.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def parser():
+    """The command line. The flags of ``condense`` are read off the configuration."""
+    top = argparse.ArgumentParser(prog="python -m dmtutor", description="Dataset condensation in one command.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True)
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+
+    make = commands.add_parser("condense", formatter_class=formatter, help="make a small set, say what it is worth")
+    make.set_defaults(run=_condense)
+    make.add_argument("--output", required=True, metavar="S.pt", help="file to write the condensed set to")
+    make.add_argument("--method", choices=METHODS, default="dm", help="how to condense")
+    make.add_argument("--setting", choices=("quick", "reference"), default="quick",
+                      help="defaults of the fields below: quick, or as published")  # fmt: skip
+    make.add_argument("--seed", type=int, default=0, help="the same seed gives the same file, bit for bit, on a CPU")
+    make.add_argument("--checkpoint", metavar="FILE", help="save the run here once a minute, and go on from it")
+    make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
+    _data_flags(make, dataset_default="mnist5k")
+    _evaluation_flags(make)
+    group = make.add_argument_group("fields of the configuration")
+    for f in fields(METHODS["dm"][0]):
+        default = f.default if f.default is not MISSING else None
+        kind = {"int | None": _integer_or_none, int: int, float: float}.get(f.type, str)
+        group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X",
+                           help=f"quick default: {default}")  # fmt: skip
+
+    score = commands.add_parser("evaluate", formatter_class=formatter, help="score a set on real images")
+    score.set_defaults(run=_evaluate)
+    score.add_argument("file", metavar="S.pt", help="a set that condense wrote")
+    _data_flags(score, dataset_default=None)
+    score.add_argument("--seed", type=int, default=0, help="of the networks")
+    _evaluation_flags(score)
+    return top
+
+
+def _data_flags(command, dataset_default):
+    told = "" if dataset_default else "; the one the set was made of if left out"
+    command.add_argument("--dataset", default=dataset_default, metavar="NAME",
+                         help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{told}")  # fmt: skip
+    command.add_argument("--root", metavar="DIR", help="where torchvision's data sets lie or are downloaded to")
+    command.add_argument("--size", type=int, help="resize the images of a folder to size × size")
+    command.add_argument("--device", help="cpu, cuda, …")
+
+
+def _evaluation_flags(command):
+    command.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained on the set")
+    command.add_argument("--networks", type=int, default=3, help="how many networks are trained on each set")
+    command.add_argument("--random-sets", type=int, default=3, help="how many random sets are drawn to compare with")
+
+
+def _integer_or_none(text):
+    return None if text.lower() == "none" else int(text)
+
+
+def _condense(parsed):
+    files.check_output(parsed.output, "--output")
+    _check_counts(parsed)
+    train, test = load(parsed.dataset, root=parsed.root, size=parsed.size)
+    config_type, _ = METHODS[parsed.method]
+    names = [f.name for f in fields(config_type)]
+    given = {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
+    config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
+    synthetic = condense(
+        train, parsed.method, seed=parsed.seed, device=parsed.device, checkpoint=parsed.checkpoint,
+        **{name: getattr(config, name) for name in names},
+    )  # fmt: skip
+    synthetic.save(parsed.output)
+    print(f"{parsed.output}: {len(synthetic)} images, {config.ipc} per class of {parsed.dataset}")
+    if parsed.evaluate:
+        _compare(parsed, synthetic, train, test)
+
+
+def _evaluate(parsed):
+    _check_counts(parsed)
+    synthetic = LabeledImages.load(parsed.file)
+    dataset = parsed.dataset or synthetic.meta.get("name")
+    if not dataset:
+        raise ValueError("--dataset is required: the file does not say which data set it was made of")
+    train, test = load(dataset, root=parsed.root, size=parsed.size)
+    _compare(parsed, synthetic, train, test)
+
+
+def _compare(parsed, synthetic, train, test):
+    """Print the accuracy of the set beside that of as many random real images, under one recipe."""
+    train, test, synthetic = (part.to(parsed.device) for part in (train, test, synthetic))
+    train, test = train.normalized_like(synthetic), test.normalized_like(synthetic)
+    ipc = int(synthetic.counts.max())
+    draws = [torch.Generator().manual_seed(parsed.seed + i) for i in range(parsed.random_sets)]
+    randoms = [random_subset(train, ipc, generator=draw) for draw in draws]
+    for name, sets in (("condensed", synthetic), ("random", randoms)):
+        result = evaluate(
+            sets, test, networks=parsed.networks, recipe=RECIPES[parsed.recipe](), progress=True,
+            generator=torch.Generator().manual_seed(parsed.seed),
+        )  # fmt: skip
+        print(f"{name:>9}: {result}", flush=True)
+
+
+def _check_counts(parsed):
+    for name in ("networks", "random_sets"):
+        if getattr(parsed, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be a positive integer; got {getattr(parsed, name)}")
+    if parsed.device is not None:
+        try:
+            torch.empty(0, device=parsed.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--device must be one that this machine has; got {parsed.device!r}") from error
+
+
+if __name__ == "__main__":
+    main()

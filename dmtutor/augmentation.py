@@ -1,0 +1,201 @@
+"""Differentiable Siamese augmentation: six operations, sampled apart from applied."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+# Every operation maps images (n, C, H, W) and numbers u (n, 4), uniform in [0, 1), to images (n, C, H, W). It is
+# differentiable in the images. The columns of u are independent; an operation uses as many as it needs.
+
+
+def color(x, u):
+    """Brightness ± 0.5, then saturation × [0, 2], then contrast × [0.5, 1.5]; in normalised units."""
+    brightness, saturation, contrast = (u[:, i].view(-1, 1, 1, 1) for i in range(3))
+    x = x + (brightness - 0.5)
+    grey = x.mean(dim=1, keepdim=True)
+    x = grey + (x - grey) * 2 * saturation
+    level = x.mean(dim=(1, 2, 3), keepdim=True)
+    return level + (x - level) * (0.5 + contrast)
+
+
+def crop(x, u):
+    """Shift by up to an eighth of each side, in whole pixels; what comes in is zero."""
+    height, width = x.shape[2:]
+    most = [int(side / 8 + 0.5) for side in (height, width)]
+    shift_y, shift_x = (_integer(u[:, i], -m, m) for i, m in enumerate(most))
+    rows = torch.arange(height, device=x.device) + shift_y[:, None]  # (n, H)
+    columns = torch.arange(width, device=x.device) + shift_x[:, None]  # (n, W)
+    inside = (_within(rows, height)[:, :, None] & _within(columns, width)[:, None, :])[:, None]  # (n, 1, H, W)
+    flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]  # (n, H, W)
+    index = flat.flatten(1)[:, None].expand(-1, x.shape[1], -1)
+    return x.flatten(2).gather(2, index).view_as(x) * inside
+
+
+def cutout(x, u):
+    """Set to zero a rectangle of half each side, centred anywhere in the image."""
+    inside = []
+    for i, side in enumerate(x.shape[2:]):
+        size = int(side / 2 + 0.5)
+        start = _integer(u[:, i], 0, side - size % 2) - size // 2  # the rectangle may hang over the edge
+        position = torch.arange(side, device=x.device)
+        inside.append((position >= start[:, None]) & (position < start[:, None] + size))
+    hole = inside[0][:, :, None] & inside[1][:, None, :]  # (n, H, W)
+    return x * ~hole[:, None]
+
+
+def flip(x, u):
+    """Mirror left and right, with probability one half."""
+    return torch.where(u[:, 0].view(-1, 1, 1, 1) < 0.5, x.flip(3), x)
+
+
+def scale(x, u):
+    """Scale width and height, each by its own factor in [1/1.2, 1.2]; zero outside."""
+    factors = 1 / 1.2 + u[:, :2] * (1.2 - 1 / 1.2)
+    return _warp(x, torch.diag_embed(factors))
+
+
+def rotate(x, u):
+    """Rotate by up to 15 degrees either way; zero outside."""
+    angle = (2 * u[:, 0] - 1) * math.radians(15)
+    cos, sin = angle.cos(), angle.sin()
+    return _warp(x, torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2))
+
+
+OPERATIONS = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}
+
+
+def _integer(u, low, high):
+    """Uniform integers in low … high from u in [0, 1)."""
+    return (low + u * (high - low + 1)).floor().long()
+
+
+def _within(position, side):
+    return (position >= 0) & (position < side)
+
+
+def _warp(x, matrix):
+    """Sample bilinearly at ``matrix`` times each output position, in coordinates from −1 to 1."""
+    theta = F.pad(matrix, (0, 1)).expand(len(x), 2, 3)  # no translation
+    return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Sampled parameters of k augmentations: which operation, and the numbers it turns into angles and shifts.
+
+    Parameters
+    ----------
+    operation : Tensor, (k,), int64
+        Index into the strategy's operations.
+    u : Tensor, (k, 4), float64
+        Uniform in [0, 1).
+    """
+
+    operation: torch.Tensor
+    u: torch.Tensor
+
+    def __len__(self):
+        return len(self.operation)
+
+
+class SiameseAugment:
+    r"""The augmentation :math:`A(x, \omega)` of DSA: one random operation, with parameters that can be shared.
+
+    *Siamese*: the same draw :math:`\omega` is applied to all images of a real batch and of a synthetic one, so
+    that their difference is not due to chance. The gradient passes through the operation into the pixels. The six
+    operations and their strengths are the paper's; colours are changed in normalised units and zero, the colour
+    that fills in, is the mean colour.
+
+    Parameters
+    ----------
+    strategy : str
+        Operations joined by underscores, as in the papers: ``"color_crop_cutout_flip_scale_rotate"``; or
+        ``"none"``.
+
+    Raises
+    ------
+    ValueError
+        If an operation is unknown or named twice.
+
+    References
+    ----------
+    Zhao & Bilen, *Dataset Condensation with Differentiable Siamese Augmentation*, ICML 2021, section 3.2.
+
+    Examples
+    --------
+    >>> augment = SiameseAugment("crop_rotate")
+    >>> omega = augment.sample(1, generator=torch.Generator().manual_seed(0))
+    >>> real, syn = torch.rand(16, 1, 28, 28), torch.rand(2, 1, 28, 28)
+    >>> augment.apply(real, omega).shape, augment.apply(syn, omega).shape
+    (torch.Size([16, 1, 28, 28]), torch.Size([2, 1, 28, 28]))
+    """
+
+    def __init__(self, strategy):
+        names = [] if strategy == "none" else str(strategy).split("_")
+        unknown = [name for name in names if name not in OPERATIONS]
+        if unknown or len(set(names)) < len(names):
+            raise ValueError(
+                f"augment must be 'none', or different operations of {', '.join(OPERATIONS)} joined by underscores; "
+                f"got {strategy!r}"
+            )
+        self.strategy = strategy
+        self.operations = [OPERATIONS[name] for name in names]
+
+    def __repr__(self):
+        return f"SiameseAugment({self.strategy!r})"
+
+    def sample(self, k, *, generator, same_operation=False):
+        """Draw ω, k times.
+
+        Parameters
+        ----------
+        k : int
+            1 for a Siamese pair of batches; one per image to train a network.
+        generator : torch.Generator
+            On the CPU.
+        same_operation : bool
+            Use one operation for all k draws, each with its own parameters: how the papers train networks.
+
+        Returns
+        -------
+        Draws
+        """
+        operation = torch.randint(max(1, len(self.operations)), (1 if same_operation else k,), generator=generator)
+        return Draws(operation.expand(k), torch.rand(k, 4, generator=generator, dtype=torch.float64))
+
+    def apply(self, x, draws):
+        """A(x, ω): a pure function, differentiable in ``x``.
+
+        Parameters
+        ----------
+        x : Tensor, (n, C, H, W)
+            Normalised images.
+        draws : Draws
+            k of them, k a divisor of n: each is shared by n/k images in a row.
+
+        Returns
+        -------
+        Tensor, (n, C, H, W)
+
+        Raises
+        ------
+        ValueError
+            If k does not divide n.
+        """
+        n, k = len(x), len(draws)
+        if k < 1 or n % k:
+            raise ValueError(f"draws must be as many as a divisor of the number of images, {n}; got {k}")
+        if not self.operations:
+            return x
+        operation = draws.operation.repeat_interleave(n // k)
+        u = draws.u.repeat_interleave(n // k, dim=0).to(x)
+        present = draws.operation.unique().tolist()
+        if len(present) == 1:
+            return self.operations[present[0]](x, u)
+        out = torch.empty_like(x)
+        for index in present:
+            rows = (operation == index).nonzero()[:, 0].to(x.device)
+            out = out.index_copy(0, rows, self.operations[index](x[rows], u[rows]))
+        return out

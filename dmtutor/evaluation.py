@@ -1,0 +1,312 @@
+"""What a small set is worth: train networks from scratch on it, score them on real images, repeat."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from tqdm.auto import tqdm
+
+from .augmentation import SiameseAugment
+from .data import LabeledImages
+from .networks import ConvNet, check_architecture
+from .randomness import keyed_generator, root_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained from scratch: SGD on the cross-entropy, one recipe for all sets compared.
+
+    The defaults are quick. :meth:`reference` is the recipe of the condensation papers.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the set.
+    lr, momentum, weight_decay : float
+        Of SGD; the step size falls to a tenth half-way.
+    batch_size : int
+    augment : str, optional
+        One random operation per batch, with parameters of its own for every image; the set's own strategy if None.
+    width, depth, norm, activation, pooling
+        The network, see :class:`~dmtutor.ConvNet`.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range.
+    """
+
+    epochs: int = 300
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    augment: str | None = None
+    width: int = 32
+    depth: int = 3
+    norm: str = "instance"
+    activation: str = "relu"
+    pooling: str = "avg"
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer; got {value!r}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be positive; got {self.lr!r}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1); got {self.momentum!r}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay!r}")
+        if self.augment is not None:
+            SiameseAugment(self.augment)
+
+    @classmethod
+    def reference(cls, **changes):
+        """The published evaluation: ConvNet-3/128, 1,000 epochs, lr 0.01, momentum 0.9, weight decay 5e-4.
+
+        References
+        ----------
+        Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, section 4.1, and its code.
+
+        Examples
+        --------
+        >>> Recipe.reference().epochs
+        1000
+        """
+        return cls(**{**dict(epochs=1000, lr=0.01, width=128), **changes})
+
+    def network(self, images, classes, *, generator):
+        """A fresh network for images of this shape, (n, C, H, W), on their device and in their dtype."""
+        return ConvNet(
+            channels=images.shape[1], image_size=images.shape[2:], classes=classes, width=self.width,
+            depth=self.depth, norm=self.norm, activation=self.activation, pooling=self.pooling, generator=generator,
+        ).to(images, memory_format=torch.channels_last)  # fmt: skip
+
+
+def train_network(train, *, recipe=None, generator):
+    """Train one network from scratch.
+
+    Parameters
+    ----------
+    train : LabeledImages
+        The set, real or synthetic.
+    recipe : Recipe, optional
+    generator : torch.Generator
+        On the CPU; draws weights, order and augmentation.
+
+    Returns
+    -------
+    ConvNet
+        In evaluation mode.
+
+    Examples
+    --------
+    >>> from dmtutor import from_arrays
+    >>> data = from_arrays(torch.rand(4, 8, 8), [0, 1, 0, 1])
+    >>> net = train_network(data, recipe=Recipe(epochs=1, width=4), generator=torch.Generator().manual_seed(0))
+    >>> net(data.images).shape
+    torch.Size([4, 2])
+    """
+    recipe = recipe or Recipe()
+    augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
+    network = recipe.network(train.images, len(train.classes), generator=generator)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [recipe.epochs // 2], gamma=0.1)
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(train), generator=generator).to(train.labels.device)
+        for rows in order.split(recipe.batch_size):
+            omega = augment.sample(len(rows), generator=generator, same_operation=True)
+            logits = network(augment.apply(train.images[rows], omega))
+            loss = F.cross_entropy(logits, train.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def correctness(network, test, *, block=100):
+    """Which images of a test set a network classifies rightly: Tensor, (n,), bool, on the CPU."""
+    predictions = [network(images).argmax(1) for images in test.images.split(block)]
+    return (torch.cat(predictions) == test.labels).cpu()
+
+
+def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
+    r"""Train ``networks`` networks from scratch on each set and score them on real images.
+
+    .. math:: y_{ij} = \mu + a_i + e_{ij}, \qquad i = 1 \dots I \text{ sets}, \; j = 1 \dots J \text{ networks}
+
+    Network j has the same initial weights, order and augmentation for every set, so that sets are compared under
+    the same luck.
+
+    Parameters
+    ----------
+    sets : LabeledImages or sequence of them
+        I sets made in the same way with different seeds. Three or more give an interval.
+    test : LabeledImages
+        Real images, normalised as the sets are (see :meth:`LabeledImages.normalized_like`).
+    networks : int
+        J, for each set.
+    recipe : Recipe, optional
+    generator : torch.Generator
+        Gives the root of all draws, once. Use the same seed for methods that are compared.
+    progress : bool
+        Show a progress bar over the networks.
+
+    Returns
+    -------
+    Accuracies
+
+    Raises
+    ------
+    ValueError
+        Before any work, if the sets and the test images do not fit together.
+
+    Examples
+    --------
+    >>> from dmtutor import load, random_subset
+    >>> train, test = load("mnist5k")
+    >>> g = torch.Generator().manual_seed(0)
+    >>> sets = [random_subset(train, 1, generator=g) for _ in range(3)]
+    >>> result = evaluate(sets, test, networks=1, recipe=Recipe(epochs=2, width=8), generator=g)
+    >>> result.values.shape
+    torch.Size([3, 1])
+    """
+    sets = [sets] if isinstance(sets, LabeledImages) else list(sets)
+    recipe = recipe or Recipe()
+    if not sets:
+        raise ValueError("sets must hold at least one set of images; got none")
+    if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
+        raise ValueError(f"networks must be a positive integer; got {networks!r}")
+    for s in sets:
+        if s.images.shape[1:] != test.images.shape[1:] or s.classes != test.classes:
+            raise ValueError(
+                f"sets must hold images of {tuple(test.images.shape[1:])} in the {len(test.classes)} classes of test; "
+                f"got {tuple(s.images.shape[1:])} in {len(s.classes)} classes"
+            )
+        if not torch.allclose(s.mean, test.mean.to(s.mean)) or not torch.allclose(s.std, test.std.to(s.std)):
+            raise ValueError("test must be normalised as the sets are: use test.normalized_like(set)")
+    architecture = {k: getattr(recipe, k) for k in ("width", "depth", "norm", "activation", "pooling")}
+    check_architecture(test.images.shape[2:], **architecture)
+    root = root_seed(generator)
+    correct = torch.empty(len(sets), networks, len(test), dtype=torch.bool)
+    with tqdm(total=len(sets) * networks, desc="evaluate", unit="network", disable=not progress) as bar:
+        for i, train in enumerate(sets):
+            for j in range(networks):
+                network = train_network(train, recipe=recipe, generator=keyed_generator(root, "train", j))
+                correct[i, j] = correctness(network, test)
+                bar.update()
+    return Accuracies(correct)
+
+
+class Difference(NamedTuple):
+    """How much better one method is than another, as a fraction of the test images.
+
+    ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``image_error`` is the standard
+    error that comes from having just these test images.
+    """
+
+    mean: float
+    low: float
+    high: float
+    image_error: float
+
+    def __str__(self):
+        return f"{100 * self.mean:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracies:
+    r"""The result of :func:`evaluate`: sets × networks × test images.
+
+    The sets are the sample: networks trained on one set share its luck. So the 95 % interval of the mean is
+
+    .. math:: \bar y \pm t_{I-1,\,0.975} \, \frac{s}{\sqrt I}, \qquad
+        s^2 = \frac{1}{I-1} \sum_i (\bar y_i - \bar y)^2
+
+    over the means of the I sets. With one set it is over its networks and says so: it then tells nothing about
+    other sets of the same method.
+
+    Parameters
+    ----------
+    correct : Tensor, (I, J, n), bool
+        Whether network j of set i is right about test image t.
+
+    Examples
+    --------
+    >>> correct = torch.zeros(3, 2, 100, dtype=torch.bool)
+    >>> correct[0, :, :50] = correct[1, :, :60] = correct[2, :, :70] = True
+    >>> print(Accuracies(correct))
+    60.0 % [35.2, 84.8] (3 sets × 2 networks)
+    """
+
+    correct: torch.Tensor
+
+    @property
+    def values(self):
+        """Accuracy of every network: Tensor, (I, J), float64, in [0, 1]."""
+        return self.correct.double().mean(-1)
+
+    @property
+    def set_means(self):
+        """Mean over the networks of each set: Tensor, (I,)."""
+        return self.values.mean(1)
+
+    @property
+    def mean(self):
+        """Mean over sets and networks: float in [0, 1]."""
+        return float(self.values.mean())
+
+    @property
+    def interval(self):
+        """The 95 % interval: (low, high), NaN where there is but one number."""
+        return t_interval(self.set_means if len(self.correct) > 1 else self.values[0])
+
+    def difference(self, other):
+        """Self minus other, set i against set i, with the same networks and test images.
+
+        Parameters
+        ----------
+        other : Accuracies
+            Of the same shape, from an evaluation with the same generator seed.
+
+        Returns
+        -------
+        Difference
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
+        """
+        if self.correct.shape != other.correct.shape:
+            raise ValueError(
+                f"other must have the same sets × networks × images, {tuple(self.correct.shape)}; "
+                f"got {tuple(other.correct.shape)}"
+            )
+        per_set = self.set_means - other.set_means if len(self.correct) > 1 else (self.values - other.values)[0]
+        per_image = (self.correct.double() - other.correct.double()).mean((0, 1))
+        error = float(per_image.std() / len(per_image) ** 0.5)
+        return Difference(float(per_set.mean()), *t_interval(per_set), error)
+
+    def __str__(self):
+        low, high = self.interval
+        sets, networks = self.values.shape
+        over = f"{sets} sets × {networks} networks" if sets > 1 else f"over {networks} networks of one set only"
+        return f"{100 * self.mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}] ({over})"
+
+
+def t_interval(values, level=0.95):
+    """Student's t interval of the mean of independent values, (n,): (low, high), NaN for n = 1."""
+    n = len(values)
+    if n < 2:
+        return float("nan"), float("nan")
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.double().std() / n**0.5)
+    return float(values.double().mean()) - half, float(values.double().mean()) + half

@@ -1,0 +1,257 @@
+"""Figures: Axes in, Axes out. Without an ``ax`` each function makes its own, in the book's style."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from .evaluation import t_interval
+
+PAPER, INK = "#fcfbf8", "#222222"
+
+# One colour for one method, in every figure: after Okabe and Ito, darkened until all pairs stay apart in
+# colour-blind eyes and all lines on the paper (contrast at least 3:1).
+COLORS = {
+    "Random": "#8c8c8c",
+    "Herding": "#00644b",
+    "DD": "#a03a78",
+    "DC": "#0072b2",
+    "DSA": "#3a9bd9",
+    "DM": "#d55e00",
+    "Whole set": "#000000",
+}
+
+# `plt.style.use(STYLE)` sets it for a whole notebook. The paper is solid, so that one PNG reads on light and
+# dark pages; 6 inches wide with 12 point letters, so that it reads on a phone.
+STYLE = {
+    "figure.figsize": (6, 3.5),
+    "figure.dpi": 144,
+    "figure.facecolor": PAPER,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": "figure",
+    "savefig.facecolor": PAPER,
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": plt.cycler(color=[COLORS[m] for m in ("DM", "DC", "Herding", "DD", "DSA", "Random")]),
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "grid.color": "#dddad2",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 2,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
+}
+
+GAP = 2  # pixels between the images of a mosaic
+
+
+def image_grid(images, ax=None, *, columns=None):
+    """Show images side by side, as one picture.
+
+    A set is denormalised and sorted by class; where its classes are of one size, each starts a new row, or
+    has one column if it has one image, and is named. What lies outside [0, 1] is clamped, as on every screen:
+    a learned image may hold more contrast than can be shown.
+
+    Parameters
+    ----------
+    images : LabeledImages, or Tensor (n, C, H, W)
+        A tensor holds pixels in [0, 1]; C is 1 or 3.
+    ax : matplotlib.axes.Axes, optional
+    columns : int, optional
+        Images in a row. Default: the images of a class, or all the classes of a set with one image each if
+        they are at most 10; of n > 10 other images ⌈√n⌉.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``images`` is of another type or shape, is empty or holds a NaN, or if ``columns`` is below 1.
+
+    Examples
+    --------
+    >>> ax = image_grid(torch.rand(12, 1, 28, 28), columns=6)
+    >>> ax.images[0].get_array().shape        # 2 rows of 28 pixels, 6 columns, 2 pixels between
+    (58, 178)
+    """
+    pixels, columns, per_class = arrange(images, columns)
+    picture = mosaic(pixels, columns)
+    rows = math.ceil(len(pixels) / columns)
+    height, width = pixels.shape[2:]
+    if ax is None:
+        cell = 0.6 * min(1, 10 / columns)  # inches; the picture is at most 6 wide
+        room = 0.2 + 0.1 * max(map(len, getattr(images, "classes", [""])))  # for the names
+        ax = new_axes(figsize=(cell * columns + room, cell * rows * height / width + room))
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set(xticks=[], yticks=[])
+    if per_class == 1 and rows == 1:
+        long = max(map(len, images.classes)) > 6
+        turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        ax.set_xticks((width + GAP) * (np.arange(columns) + 0.5), images.classes, **turn)
+    elif per_class and per_class % columns == 0:
+        band = (height + GAP) * per_class // columns
+        ax.set_yticks(band * (np.arange(len(images.classes)) + 0.5), images.classes)
+    return ax
+
+
+def curve(x, values, ax=None, *, label, color=None):
+    """Draw a curve, of several runs their mean with a band.
+
+    The band is Student's 95 % interval of the mean over runs, mean ± t₀.₉₇₅(runs − 1) · s / √runs, at each
+    x apart. Scales, labels and legend are the caller's.
+
+    Parameters
+    ----------
+    x : array, (n,)
+    values : array, (n,) or (runs, n)
+    ax : matplotlib.axes.Axes, optional
+    label : str
+        For the legend. One that starts with a name in ``COLORS`` has that method's colour; the whole set is
+        dashed.
+    color : optional
+        Any colour of matplotlib's.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If ``values`` does not fit ``x``.
+
+    Examples
+    --------
+    >>> ax = curve([1, 10, 50], [[0.5, 0.7, 0.8], [0.6, 0.7, 0.9]], label="Random")
+    >>> ax.lines[0].get_ydata().round(2).tolist()
+    [0.55, 0.7, 0.85]
+    """
+    x, values = to_array(x), to_array(values)
+    if x.ndim != 1 or values.ndim not in (1, 2) or values.shape[-1] != len(x) or 0 in values.shape:
+        raise ValueError(f"values must be (n,) or (runs, n) where x is (n,); got {values.shape}, x {x.shape}")
+    ax = ax if ax is not None else new_axes()
+    runs = np.atleast_2d(values)
+    dashes = "--" if label.lower().startswith("whole set") else "-"
+    (line,) = ax.plot(x, runs.mean(0), dashes, label=label, color=color or method_color(label))
+    if len(runs) > 1:
+        low, high = zip(*(t_interval(torch.from_numpy(column)) for column in runs.T), strict=True)
+        ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return ax
+
+
+def accuracy_ladder(results, ax=None):
+    """Compare test accuracies: a row each, with a dot for every set, the mean, and its interval.
+
+    The numbers at the right are the mean and its interval in per cent. A result of one set says nothing about
+    other sets of its kind: its interval is over networks, and is marked so.
+
+    Parameters
+    ----------
+    results : dict of str to Accuracies
+        Drawn from the top in this order. A name that starts with one in ``COLORS`` has that method's colour.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If ``results`` is empty.
+
+    Examples
+    --------
+    >>> from dmtutor.evaluation import Accuracies
+    >>> right = torch.arange(100) < torch.tensor([91, 92, 93]).view(3, 1, 1)  # 3 sets, 1 network, 100 images
+    >>> ax = accuracy_ladder({"DM": Accuracies(right)})
+    >>> ax.texts[0].get_text()
+    '92.0 [89.5, 94.5]'
+    """
+    if not results:
+        raise ValueError("results must hold at least one result; got none")
+    ax = ax if ax is not None else new_axes(figsize=(6, 0.8 + 0.45 * len(results)))
+    for y, (name, result) in enumerate(results.items()):
+        color = method_color(name) or INK
+        values = 100 * to_array(result.values)  # (sets, networks)
+        mean, low, high = (100 * float(v) for v in (result.mean, *result.interval))
+        ax.plot(values.mean(1), [y] * len(values), "o", color=color, alpha=0.4, ms=5, mew=0)
+        text = f"{mean:.1f}"
+        if math.isfinite(low) and math.isfinite(high):
+            ax.plot([low, high], [y, y], color=color, linewidth=2, solid_capstyle="butt")
+            text += f" [{low:.1f}, {high:.1f}]" + ("*" if len(values) == 1 else "")
+        ax.plot(mean, y, "|", color=color, ms=15, mew=2.5)
+        ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=11, color=INK)
+    ax.set_yticks(range(len(results)), list(results))
+    ax.set_ylim(len(results) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    over_networks = any(len(result.values) == 1 for result in results.values())
+    ax.set_xlabel("test accuracy, %" + ("\n* one set: interval over networks only" if over_networks else ""))
+    return ax
+
+
+def mosaic(pixels, columns):
+    """Join images, (n, C, H, W) in [0, 1], to one: array (H′, W′) or (H′, W′, 3), white between. Clamps."""
+    rows = math.ceil(len(pixels) / columns)
+    channels, height, width = pixels.shape[1:]
+    cells = torch.ones(rows * columns, channels, height + GAP, width + GAP)
+    cells[: len(pixels), :, :height, :width] = pixels.detach().clamp(0, 1)
+    picture = cells.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)  # (rows, H, columns, W, C)
+    picture = picture.reshape(rows * (height + GAP), columns * (width + GAP), channels)
+    return picture[:-GAP, :-GAP].squeeze(-1).numpy()
+
+
+def arrange(images, columns=None):
+    """Pixels in the order of showing, (n, C, H, W); columns; images per class, or None."""
+    pixels, per_class = getattr(images, "pixels", images), None
+    if not isinstance(pixels, torch.Tensor):
+        raise TypeError(f"images must be LabeledImages or a tensor; got {type(images).__name__}")
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+        raise ValueError(f"images must be (n, C, H, W) with n ≥ 1 and C = 1 or 3; got {tuple(pixels.shape)}")
+    if not pixels.is_floating_point() or pixels.isnan().any():
+        nan = int(pixels.isnan().sum())
+        raise ValueError(f"images must be floating, without NaN; got {pixels.dtype} with {nan} NaN")
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns must be at least 1; got {columns}")
+    if pixels is not images:
+        pixels = pixels[images.labels.argsort(stable=True)]
+        if len(set(images.counts.tolist())) == 1:
+            per_class = int(images.counts[0])
+    n = len(pixels)
+    if columns is None:
+        columns = per_class if per_class and per_class > 1 else n if n <= 10 else math.ceil(math.sqrt(n))
+    return pixels, min(columns, n), per_class
+
+
+def new_axes(**figure):
+    with plt.rc_context(STYLE):
+        return plt.subplots(**figure)[1]
+
+
+def method_color(label):
+    """The colour of the method that ``label`` starts with, or None."""
+    return next((color for name, color in COLORS.items() if label.lower().startswith(name.lower())), None)
+
+
+def to_array(values):
+    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=float)
