@@ -7,35 +7,41 @@ from dataclasses import MISSING, fields
 import torch
 
 from . import __version__, files
+from .checks import check_positive, check_seed
 from .condensation import METHODS, condense
-from .coresets import random_subset
+from .coresets import check_ipc, random_subset
 from .data import NAMES, LabeledImages, load
 from .evaluation import Recipe, evaluate
 
 RECIPES = {"quick": Recipe, "reference": Recipe.reference}
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors take one line."""
+
+    def error(self, message):
+        print(f"{self.prog}: error: {message} (--help lists what there is)", file=sys.stderr)
+        sys.exit(2)
+
+
 def main(arguments=None):
-    """Run a command. Exit code 2 and one line for bad input; what was being written stays whole."""
+    """Run a command. Exit code 2 and one line for bad input, before any work; files are written whole or not."""
     parsed = parser().parse_args(arguments)
     try:
         parsed.run(parsed)
     except (ValueError, TypeError, OSError) as error:
-        sys.exit(_fail(parsed, error))
+        print(f"python -m dmtutor {parsed.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         checkpoint = getattr(parsed, "checkpoint", None)
-        print(f"\nstopped; {f'the same command goes on from {checkpoint}' if checkpoint else 'nothing was written'}")
+        advice = f"; the same command goes on from {checkpoint}" if checkpoint else ""
+        print(f"\nstopped{advice}", file=sys.stderr)
         sys.exit(130)
-
-
-def _fail(parsed, error):
-    print(f"dmtutor {parsed.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
 
 
 def parser():
     """The command line. The flags of ``condense`` are read off the configuration."""
-    top = argparse.ArgumentParser(prog="python -m dmtutor", description="Dataset condensation in one command.")
+    top = Parser(prog="python -m dmtutor", description="Dataset condensation in one command.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
     formatter = argparse.ArgumentDefaultsHelpFormatter
@@ -88,29 +94,37 @@ def _integer_or_none(text):
 
 def _condense(parsed):
     files.check_output(parsed.output, "--output")
-    _check_counts(parsed)
-    train, test = load(parsed.dataset, root=parsed.root, size=parsed.size)
+    _check(parsed)
     config_type, _ = METHODS[parsed.method]
     names = [f.name for f in fields(config_type)]
     given = {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
     config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
+    train, test = load(parsed.dataset, root=parsed.root, size=parsed.size)
+    if parsed.evaluate:
+        check_ipc(train, config.ipc)  # as many random images are drawn
+        RECIPES[parsed.recipe]().check(test.images)
     synthetic = condense(
         train, parsed.method, seed=parsed.seed, device=parsed.device, checkpoint=parsed.checkpoint,
         **{name: getattr(config, name) for name in names},
     )  # fmt: skip
     synthetic.save(parsed.output)
-    print(f"{parsed.output}: {len(synthetic)} images, {config.ipc} per class of {parsed.dataset}")
+    print(f"{parsed.output}: {len(synthetic)} images, {config.ipc} per class of {parsed.dataset}", flush=True)
     if parsed.evaluate:
         _compare(parsed, synthetic, train, test)
 
 
 def _evaluate(parsed):
-    _check_counts(parsed)
+    _check(parsed)
     synthetic = LabeledImages.load(parsed.file)
     dataset = parsed.dataset or synthetic.meta.get("name")
-    if not dataset:
-        raise ValueError("--dataset is required: the file does not say which data set it was made of")
+    if parsed.dataset is None and dataset not in NAMES:
+        raise ValueError(
+            f"--dataset is required: {parsed.file} was made of {dataset or 'unknown data'}, a file or folder"
+        )
     train, test = load(dataset, root=parsed.root, size=parsed.size)
+    if train.images.shape[1:] != synthetic.images.shape[1:] or train.classes != synthetic.classes:
+        raise ValueError(f"--dataset must have the classes and the size of the set; got {train} for {synthetic}")
+    check_ipc(train, int(synthetic.counts.max()))
     _compare(parsed, synthetic, train, test)
 
 
@@ -129,10 +143,10 @@ def _compare(parsed, synthetic, train, test):
         print(f"{name:>9}: {result}", flush=True)
 
 
-def _check_counts(parsed):
+def _check(parsed):
+    check_seed(parsed.seed, "--seed")
     for name in ("networks", "random_sets"):
-        if getattr(parsed, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be a positive integer; got {getattr(parsed, name)}")
+        check_positive(f"--{name.replace('_', '-')}", getattr(parsed, name))
     if parsed.device is not None:
         try:
             torch.empty(0, device=parsed.device)

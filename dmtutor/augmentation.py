@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .checks import check_generator
+
 # Every operation maps images (n, C, H, W) and numbers u (n, 4), uniform in [0, 1), to images (n, C, H, W). It is
 # differentiable in the images. The columns of u are independent; an operation uses as many as it needs.
 
@@ -68,7 +70,7 @@ OPERATIONS = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "sca
 
 def _integer(u, low, high):
     """Uniform integers in low … high from u in [0, 1)."""
-    return (low + u * (high - low + 1)).floor().long()
+    return (low + u * (high - low + 1)).floor().long().clamp(max=high)  # u may have been rounded up to 1
 
 
 def _within(position, side):
@@ -162,6 +164,7 @@ class SiameseAugment:
         -------
         Draws
         """
+        check_generator(generator)
         operation = torch.randint(max(1, len(self.operations)), (1 if same_operation else k,), generator=generator)
         return Draws(operation.expand(k), torch.rand(k, 4, generator=generator, dtype=torch.float64))
 

@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import files
+from .checks import check_seed
 from .distribution_matching import DMConfig, dm_steps
 
 METHODS = {"dm": (DMConfig, dm_steps)}
@@ -54,8 +55,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be an integer from 0 on; got {seed!r}")
+    check_seed(seed)
     config_type, make_steps = METHODS[method]
     valid = [f.name for f in fields(config_type)]
     unknown = [name for name in config_fields if name not in valid]

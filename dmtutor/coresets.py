@@ -2,6 +2,8 @@
 
 import torch
 
+from .checks import check_generator, check_positive
+
 
 def random_subset(real, ipc, *, generator):
     """Draw ``ipc`` images of every class, uniformly and without replacement.
@@ -35,6 +37,7 @@ def random_subset(real, ipc, *, generator):
     [0, 0, 1, 1, 2, 2]
     """
     check_ipc(real, ipc)
+    check_generator(generator)
     chosen = []
     for c, count in enumerate(real.counts.tolist()):
         order = torch.randperm(count, generator=generator)[:ipc]
@@ -44,8 +47,7 @@ def random_subset(real, ipc, *, generator):
 
 def check_ipc(real, ipc):
     """Raise a ValueError if ``ipc`` images can't be had of every class."""
-    if isinstance(ipc, bool) or not isinstance(ipc, int) or ipc < 1:
-        raise ValueError(f"ipc must be a positive integer; got {ipc!r}")
+    check_positive("ipc", ipc)
     fewest, c = real.counts.min(0)
     if ipc > fewest:
         raise ValueError(f"ipc must be at most {fewest}, the images of class {real.classes[c]!r}; got {ipc}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from . import files
+from .checks import check_generator, check_positive
 
 DIGITS = "color_crop_cutout_scale_rotate"  # a mirrored digit is no digit
 EVERYTHING = "color_crop_cutout_flip_scale_rotate"
@@ -72,6 +73,8 @@ class LabeledImages:
                     f"{name} must hold one number per channel, {self.images.shape[1]}; "
                     f"got shape {tuple(getattr(self, name).shape)}"
                 )
+        if not isinstance(self.meta, dict):
+            raise ValueError(f"meta must be a dict; got {self.meta!r}")
 
     def __len__(self):
         return len(self.images)
@@ -121,6 +124,7 @@ class LabeledImages:
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be between 0 and 1, exclusive; got {fraction!r}")
+        check_generator(generator)
         rest, part = [], []
         for c, count in enumerate(self.counts.tolist()):
             order = torch.randperm(count, generator=generator)
@@ -142,11 +146,13 @@ class LabeledImages:
 
     def normalized_like(self, other):
         """The same pixels, normalised by the mean and std of ``other``."""
-        if self.images.shape[1:] != other.images.shape[1:] or self.classes != other.classes:
+        if self.images.shape[1:] != other.images.shape[1:]:
             raise ValueError(
-                f"other must hold images of {tuple(self.images.shape[1:])} in the same {len(self.classes)} classes; "
-                f"got {tuple(other.images.shape[1:])} in {len(other.classes)} classes"
+                f"other must hold images of {tuple(self.images.shape[1:])}; got {tuple(other.images.shape[1:])}"
             )
+        if self.classes != other.classes:
+            ours, theirs = (", ".join(part.classes[:12]) for part in (self, other))
+            raise ValueError(f"other must have the same classes; got {theirs} instead of {ours}")
         mean, std = (t.to(self.images) for t in (other.mean, other.std))
         return replace(self, images=(self.pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), mean=mean, std=std)
 
@@ -176,20 +182,20 @@ class LabeledImages:
             data = LabeledImages(classes=tuple(content["classes"]), **fields)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{str(path)!r} is not a set of labelled images: {error}") from error
-        if not torch.isfinite(data.images).all():
-            raise ValueError(f"{str(path)!r} holds images with NaN or infinite pixels")
+        if not all(torch.isfinite(t).all() for t in (data.images, data.mean, data.std)):
+            raise ValueError(f"{str(path)!r} holds NaN or infinite numbers")
         return data
 
 
-def check_labels(labels, n, num_classes):
+def check_labels(labels, n, num_classes, name="labels"):
     """Raise a ValueError if ``labels`` are not n integers in 0 … num_classes − 1."""
     if labels.shape != (n,):
-        raise ValueError(f"labels must hold one integer per image, shape ({n},); got {tuple(labels.shape)}")
+        raise ValueError(f"{name} must hold one integer per image, shape ({n},); got {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64; got {labels.dtype}")
+        raise ValueError(f"{name} must be int64; got {labels.dtype}")
     if n and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
-            f"labels must lie in 0 … {num_classes - 1} for {num_classes} classes; "
+            f"{name} must lie in 0 … {num_classes - 1} for {num_classes} classes; "
             f"got {int(labels.min())} … {int(labels.max())}"
         )
 
@@ -225,7 +231,12 @@ def from_arrays(x, y, *, classes=None, like=None):
     >>> train
     LabeledImages(2 images of 3×8×8, 2 classes)
     """
-    x, y = torch.as_tensor(np.asarray(x)), torch.as_tensor(np.asarray(y))
+    x, y = np.asarray(x), np.asarray(y)
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise ValueError(f"x must be uint8, or floating in [0, 1]; got {x.dtype}")
+    if y.dtype.kind not in "iu":
+        raise ValueError(f"y must be integers; got {y.dtype}")
+    x, y = torch.tensor(x), torch.tensor(y.astype(np.int64))  # copies: neither array is changed or shared
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[-1] in (1, 3):
@@ -234,9 +245,6 @@ def from_arrays(x, y, *, classes=None, like=None):
         raise ValueError(
             f"x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; got {tuple(x.shape)}"
         )
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"y must be integers; got {y.dtype}")
-    y = y.long()
     if like is not None:
         if classes is not None:
             raise ValueError("classes must be left out where like is given: they are taken from it")
@@ -245,20 +253,18 @@ def from_arrays(x, y, *, classes=None, like=None):
         classes = like.classes
     if classes is None:
         classes = [str(c) for c in range(int(y.max()) + 1)] if len(y) else ["0"]
-    check_labels(y, len(x), len(classes))
+    check_labels(y, len(x), len(classes), name="y")
 
     if x.dtype == torch.uint8:
         images = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    elif x.is_floating_point():
+    else:
         if not torch.isfinite(x).all():
             raise ValueError("x must hold no NaN or infinite pixels")
         if x.min() < 0 or x.max() > 1:
             raise ValueError(
                 f"x must be uint8, or floating in [0, 1]; got {x.dtype} in [{float(x.min()):.3g}, {float(x.max()):.3g}]"
             )
-        images = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    else:
-        raise ValueError(f"x must be uint8, or floating in [0, 1]; got {x.dtype}")
+        images = x.to(torch.float32, memory_format=torch.contiguous_format)
 
     if like is None:
         channels = [images[:, c].double() for c in range(images.shape[1])]  # one channel in float64 at a time
@@ -318,6 +324,8 @@ def load(name="mnist5k", *, root=None, download=True, size=None):
     (LabeledImages(4000 images of 1×28×28, 10 classes), LabeledImages(1000 images of 1×28×28, 10 classes))
     """
     path = Path(name)
+    if size is not None:
+        check_positive("size", size)
     if name == "mnist5k":
         (x, y), (x_test, y_test), classes = _mnist5k()
     elif name in TORCHVISION:
@@ -423,7 +431,9 @@ def _folder(path, size):
         return (arrays, np.asarray(found.targets)), found.classes
 
     test = next((path / part for part in ("test", "val") if (path / part).is_dir()), None)
-    if (path / "train").is_dir() and test:
+    if (path / "train").is_dir() and not test:
+        raise ValueError(f"name must be a folder with test or val beside train; {str(path)!r} has neither")
+    if test:
         train, classes = read(path / "train")
         test, test_classes = read(test)
         if classes != test_classes:

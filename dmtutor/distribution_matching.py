@@ -6,6 +6,7 @@ import torch
 
 from . import __version__
 from .augmentation import SiameseAugment
+from .checks import check_number, check_positive
 from .coresets import check_ipc, random_subset
 from .networks import ConvNet, check_architecture
 from .randomness import keyed_generator, root_seed
@@ -68,11 +69,10 @@ class DMConfig:
 
     def __post_init__(self):
         for name in ("ipc", "iterations", "batch_real", "block"):
-            value = getattr(self, name)
-            if name == "block" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}")
+            if name != "block" or self.block is not None:
+                check_positive(name, getattr(self, name))
+        for name in ("lr_img", "momentum"):
+            check_number(name, getattr(self, name))
         if not 0 < self.lr_img < float("inf"):
             raise ValueError(f"lr_img must be positive; got {self.lr_img!r}")
         if not 0 <= self.momentum < 1:
@@ -172,7 +172,10 @@ def dm_steps(real, *, config, generator):
     """
     if not isinstance(config, DMConfig):
         raise TypeError(f"config must be a DMConfig; got {config!r}")
-    check_ipc(real, config.ipc if config.init == "real" else 1)
+    if not real.counts.all():
+        raise ValueError("real must hold images of every class")
+    if config.init == "real":
+        check_ipc(real, config.ipc)
     architecture = {k: getattr(config, k) for k in ("width", "depth", "norm", "activation", "pooling")}
     check_architecture(real.images.shape[2:], **architecture)
     if config.augment is None:
@@ -234,9 +237,10 @@ class DMSteps:
         if self.iteration == len(self):
             raise StopIteration
         loss, gradient = self.loss_and_gradient()
-        self.momentum.mul_(self.config.momentum).add_(gradient)
-        self.images.sub_(self.config.lr_img * self.momentum)
-        self.iteration += 1
+        momentum = self.config.momentum * self.momentum + gradient
+        images = self.images - self.config.lr_img * momentum
+        # In one statement, so that an interruption leaves a state from before the step or from after it.
+        self.images, self.momentum, self.iteration = images, momentum, self.iteration + 1
         return Step(self, loss)
 
     @property
@@ -316,33 +320,39 @@ class DMSteps:
         blocks = images.split(self.config.block)
         return sum(self.network.embed(self.augment.apply(b, omega)).sum(0) for b in blocks) / len(images)
 
+    @property
+    def fingerprint(self):
+        """A few numbers that other data would hardly share: it keeps a state from going on with them."""
+        images = self.real.images
+        return [*images.shape, self.real.labels.sum().item(), images[0].sum().item(), images[-1].sum().item()]
+
     def state_dict(self):
         """What it takes to go on later: plain types and tensors. Networks and batches follow from the root."""
         return {
             "config": asdict(self.config),
             "root": self.root,
+            "real": self.fingerprint,
             "iteration": self.iteration,
             "images": self.images.cpu().clone(),
             "momentum": self.momentum.cpu().clone(),
         }
 
     def load_state_dict(self, state):
-        """Go on from a state of a run with the same configuration on the same data.
+        """Go on from a state of a run with the same configuration, generator and data.
 
         Raises
         ------
         ValueError
-            If the configurations or the shapes of the images differ.
+            If one of them differs.
         """
         ours = asdict(self.config)
         different = [k for k in ours if state["config"].get(k) != ours[k]]
         if different:
             changes = ", ".join(f"{k}={state['config'].get(k)!r} there, {ours[k]!r} here" for k in different)
             raise ValueError(f"state must be of a run with the same configuration; got {changes}")
-        if state["images"].shape != self.images.shape:
-            raise ValueError(
-                f"state must hold images of {tuple(self.images.shape)}; got {tuple(state['images'].shape)}"
-            )
-        self.root, self.iteration = state["root"], state["iteration"]
-        self.images.copy_(state["images"])
-        self.momentum.copy_(state["momentum"])
+        if state["root"] != self.root:
+            raise ValueError("state must be of a run with the same seed; this one had another")
+        if state["real"] != self.fingerprint:
+            raise ValueError("state must be of a run on the same data; this one had other images")
+        self.iteration = state["iteration"]
+        self.images, self.momentum = (state[k].to(self.images) for k in ("images", "momentum"))

@@ -9,6 +9,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from .augmentation import SiameseAugment
+from .checks import check_generator, check_number, check_positive
 from .data import LabeledImages
 from .networks import ConvNet, check_architecture
 from .randomness import keyed_generator, root_seed
@@ -52,9 +53,9 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}")
+            check_positive(name, getattr(self, name))
+        for name in ("lr", "momentum", "weight_decay"):
+            check_number(name, getattr(self, name))
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be positive; got {self.lr!r}")
         if not 0 <= self.momentum < 1:
@@ -78,6 +79,11 @@ class Recipe:
         1000
         """
         return cls(**{**dict(epochs=1000, lr=0.01, width=128), **changes})
+
+    def check(self, images):
+        """Raise a ValueError if the network can't be built for images of this shape, (n, C, H, W)."""
+        names = ("width", "depth", "norm", "activation", "pooling")
+        check_architecture(images.shape[2:], **{name: getattr(self, name) for name in names})
 
     def network(self, images, classes, *, generator):
         """A fresh network for images of this shape, (n, C, H, W), on their device and in their dtype."""
@@ -112,12 +118,13 @@ def train_network(train, *, recipe=None, generator):
     torch.Size([4, 2])
     """
     recipe = recipe or Recipe()
+    check_generator(generator)
     augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
     network = recipe.network(train.images, len(train.classes), generator=generator)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [recipe.epochs // 2], gamma=0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, recipe.epochs // 2)], gamma=0.1)
     for _ in range(recipe.epochs):
         order = torch.randperm(len(train), generator=generator).to(train.labels.device)
         for rows in order.split(recipe.batch_size):
@@ -183,9 +190,15 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
     recipe = recipe or Recipe()
     if not sets:
         raise ValueError("sets must hold at least one set of images; got none")
-    if isinstance(networks, bool) or not isinstance(networks, int) or networks < 1:
-        raise ValueError(f"networks must be a positive integer; got {networks!r}")
+    check_positive("networks", networks)
     for s in sets:
+        if not isinstance(s, LabeledImages):
+            raise TypeError(f"sets must be LabeledImages; got {s!r}")
+        if (s.images.dtype, s.images.device) != (test.images.dtype, test.images.device):
+            raise ValueError(
+                f"test must be of the dtype and on the device of the sets, {s.images.dtype} and {s.images.device}: "
+                f"use test.to(...); got {test.images.dtype} and {test.images.device}"
+            )
         if s.images.shape[1:] != test.images.shape[1:] or s.classes != test.classes:
             raise ValueError(
                 f"sets must hold images of {tuple(test.images.shape[1:])} in the {len(test.classes)} classes of test; "
@@ -193,8 +206,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
             )
         if not torch.allclose(s.mean, test.mean.to(s.mean)) or not torch.allclose(s.std, test.std.to(s.std)):
             raise ValueError("test must be normalised as the sets are: use test.normalized_like(set)")
-    architecture = {k: getattr(recipe, k) for k in ("width", "depth", "norm", "activation", "pooling")}
-    check_architecture(test.images.shape[2:], **architecture)
+    recipe.check(test.images)
     root = root_seed(generator)
     correct = torch.empty(len(sets), networks, len(test), dtype=torch.bool)
     with tqdm(total=len(sets) * networks, desc="evaluate", unit="network", disable=not progress) as bar:
@@ -299,6 +311,8 @@ class Accuracies:
     def __str__(self):
         low, high = self.interval
         sets, networks = self.values.shape
+        if sets == networks == 1:
+            return f"{100 * self.mean:.1f} % (one network of one set)"
         over = f"{sets} sets × {networks} networks" if sets > 1 else f"over {networks} networks of one set only"
         return f"{100 * self.mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}] ({over})"
 

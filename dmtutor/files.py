@@ -13,6 +13,8 @@ def check_output(path, name="path"):
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{name} must be a file, not a folder; got {str(path)!r}")
+    if len(os.fsencode(path.name)) > 255:
+        raise ValueError(f"{name} must be at most 255 bytes long; got {path.name[:40]!r}…")
     if not path.parent.is_dir():
         raise ValueError(f"{name} must lie in a folder that exists; create {str(path.parent)!r} first")
     if not os.access(path.parent, os.W_OK):
@@ -28,7 +30,7 @@ def write(content, path):
     path = check_output(path)
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(buffer.getbuffer())

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from .checks import check_generator, check_positive
+
 ACTIVATIONS = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU, "sigmoid": nn.Sigmoid, "swish": nn.SiLU}
 POOLINGS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d, "none": None}
 NORMS = {
@@ -68,6 +70,8 @@ class ConvNet(nn.Module):
                  activation="relu", pooling="avg", generator):  # fmt: skip
         super().__init__()
         side = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        for name, value in (("channels", channels), ("classes", classes)):
+            check_positive(name, value)
         check_architecture(side, width=width, depth=depth, norm=norm, activation=activation, pooling=pooling)
         padded = side == (28, 28)
         side = (32, 32) if padded else side
@@ -108,6 +112,7 @@ class ConvNet(nn.Module):
         generator : torch.Generator
             On the CPU.
         """
+        check_generator(generator)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 bound = 1 / math.sqrt(layer.weight[0].numel())
@@ -124,8 +129,7 @@ def check_architecture(image_size, *, width, depth, norm, activation, pooling):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     for name, value in (("width", width), ("depth", depth)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer; got {value!r}")
+        check_positive(name, value)
     if norm == "group" and width % 4:
         raise ValueError(f"width must be a multiple of 4 for norm='group'; got {width}")
     if pooling != "none" and min(image_size) >> depth < 1:

@@ -9,6 +9,8 @@ networks and batches as they were.
 import numpy as np
 import torch
 
+from .checks import check_generator
+
 STREAMS = ("init", "network", "batch", "augment", "train")
 
 
@@ -36,10 +38,7 @@ def root_seed(generator):
     >>> root_seed(a) == root_seed(b)
     True
     """
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator must be a torch.Generator, e.g. torch.Generator().manual_seed(0); got {generator!r}"
-        )
+    check_generator(generator)
     return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
 
 
