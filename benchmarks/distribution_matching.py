@@ -14,63 +14,72 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import torch
 
-from dmtutor import DMConfig, Recipe, __version__, condense, evaluate, load, random_subset
+from dmtutor import DMConfig, Recipe, __version__, condense, evaluate, load, random_subset, results
 
 OUTPUT = Path(__file__).resolve().parent.parent / "dmtutor" / "results" / "distribution_matching.json"
-NETWORKS = 2
+NETWORKS = 2  # for each set
 
 
 def settings():
-    """(experiment, sets, changes to DMConfig or None for random images)."""
-    for ipc in (1, 10, 50):
-        yield "ladder", 5 if ipc < 50 else 3, {"ipc": ipc}, False
-        yield "ladder", 5 if ipc < 50 else 3, {"ipc": ipc}, True
+    """(experiment, sets, method, changes to the defaults)."""
+    for ipc, sets in ((1, 5), (10, 5), (50, 3)):
+        yield "ladder", sets, "Random", {"ipc": ipc}
+        yield "ladder", sets, "DM", {"ipc": ipc}
+    yield "ladder", 1, "Mean", {"ipc": 1}
     for ipc, steps in ((1, (0.1, 0.3, 1.0, 3.0)), (10, (1.0, 3.0, 10.0, 30.0))):
         for lr_img in steps:
-            yield "lr_img", 3, {"ipc": ipc, "lr_img": lr_img}, True
+            yield "lr_img", 3, "DM", {"ipc": ipc, "lr_img": lr_img}
     for ipc in (1, 10):
-        yield "augment", 3, {"ipc": ipc}, False
-        for augment in ("none", None):
-            yield "augment", 3, {"ipc": ipc, "augment": augment}, True
+        yield "augment", 3, "Random", {"ipc": ipc}
+        yield "augment", 3, "DM", {"ipc": ipc, "augment": "none"}
+        yield "augment", 3, "DM", {"ipc": ipc}
     for batch_real in (1, 4, 16, 64, 256):
-        yield "batch_real", 3, {"ipc": 1, "batch_real": batch_real}, True
+        yield "batch_real", 3, "DM", {"ipc": 1, "batch_real": batch_real}
     for width in (8, 32, 128):
-        yield "width", 3, {"ipc": 1, "width": width}, True
+        yield "width", 3, "DM", {"ipc": 1, "width": width}
 
 
-def run(experiment, sets, changes, learned, train, test):
-    """One setting: accuracies, (sets, networks), and seconds of condensing."""
+def make(method, train, seed, changes):
+    """One set."""
+    if method == "DM":
+        return condense(train, seed=seed, progress=False, **changes)
+    subset = random_subset(train, changes["ipc"], generator=torch.Generator().manual_seed(seed))
+    if method == "Mean":
+        means = [train.of_class(c).mean(0) for c in range(len(train.classes))]
+        return replace(subset, images=torch.stack(means))
+    return subset
+
+
+def run(sets, method, changes, train, test):
+    """One setting: what is stored of it, and its accuracies."""
     made, seconds = [], []
     for seed in range(sets):
         start = time.perf_counter()
-        if learned:
-            made.append(condense(train, seed=seed, progress=False, **changes))
-        else:
-            made.append(random_subset(train, changes["ipc"], generator=torch.Generator().manual_seed(seed)))
+        made.append(make(method, train, seed, changes))
         seconds.append(round(time.perf_counter() - start, 2))
     accuracies = evaluate(made, test, networks=NETWORKS, generator=torch.Generator().manual_seed(0))
-    values = [[round(v, 4) for v in row] for row in accuracies.values.tolist()]
-    norms = [round(float(s.images.std()), 3) for s in made]
-    return {"values": values, "seconds": seconds, "contrast": norms}
+    contrast = [round(float(s.images.std()), 3) for s in made]
+    return {"seconds": seconds, "contrast": contrast, "accuracies": results.pack(accuracies)}, accuracies
 
 
 def provenance():
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=OUTPUT.parent)
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.processor())  # fmt: skip
+    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
     return {
         "command": "python benchmarks/distribution_matching.py",
         "commit": git.stdout.strip(),
-        "device": f"{cpu}, {torch.get_num_threads()} threads",
+        "device": f"{(names or [platform.processor()])[0]}, {torch.get_num_threads()} threads",
         "versions": {"dmtutor": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         "date": date.today().isoformat(),
-        "recipe": f"{Recipe()}, {NETWORKS} networks",
         "defaults": str(DMConfig()),
+        "recipe": f"{Recipe()}, {NETWORKS} networks for each set",
     }
 
 
@@ -78,18 +87,18 @@ def main(wanted):
     train, test = load("mnist5k")
     rest, validation = train.split(0.2, generator=torch.Generator().manual_seed(0))
     content = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"provenance": provenance(), "rows": []}
-    for experiment, sets, changes, learned in settings():
-        key = {"experiment": experiment, "method": "DM" if learned else "Random", **changes}
-        if (wanted and experiment not in wanted) or any(key.items() <= row.items() for row in content["rows"]):
+    done = [{k: v for k, v in row.items() if k not in ("seconds", "contrast", "accuracies")} for row in content["rows"]]
+    for experiment, sets, method, changes in settings():
+        key = {"experiment": experiment, "method": method, **changes}
+        if (wanted and experiment not in wanted) or key in done:
             continue
         data = (train, test) if experiment == "ladder" else (rest, validation)
-        row = {**key, **run(experiment, sets, changes, learned, *data)}
-        content["rows"].append(row)
+        row, accuracies = run(sets, method, changes, *data)
+        content["rows"].append({**key, **row})
         partial = OUTPUT.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(partial, OUTPUT)
-        mean = 100 * sum(map(sum, row["values"])) / (sets * NETWORKS)
-        print(f"{key}: {mean:.1f} %, {sum(row['seconds']) / sets:.1f} s a set", flush=True)
+        print(f"{key}: {accuracies}, {sum(row['seconds']) / sets:.1f} s a set", flush=True)
 
 
 if __name__ == "__main__":

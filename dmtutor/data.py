@@ -332,7 +332,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None):
         (x, y), (x_test, y_test), classes = _torchvision(name, root, download)
     elif path.suffix == ".npz":
         (x, y), (x_test, y_test), classes = _npz(path)
-    elif path.is_dir():
+    elif name and path.is_dir():
         (x, y), (x_test, y_test), classes = _folder(path, size)
     else:
         raise ValueError(
@@ -398,7 +398,7 @@ def _torchvision(name, root, download):
 
 def _npz(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as archive, np.load(archive, allow_pickle=False) as file:
             missing = {"x_train", "y_train", "x_test", "y_test"} - set(file)
             if missing:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")

@@ -1,5 +1,6 @@
 """Distribution matching: learn a small set whose mean embeddings agree with those of the real images."""
 
+import zlib
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -322,9 +323,9 @@ class DMSteps:
 
     @property
     def fingerprint(self):
-        """A few numbers that other data would hardly share: it keeps a state from going on with them."""
-        images = self.real.images
-        return [*images.shape, self.real.labels.sum().item(), images[0].sum().item(), images[-1].sum().item()]
+        """A checksum of labels, first and last image, which keeps a state from going on with other data."""
+        some = (self.real.labels, self.real.images[0], self.real.images[-1])
+        return zlib.crc32(b"".join(t.cpu().contiguous().numpy().tobytes() for t in some))
 
     def state_dict(self):
         """What it takes to go on later: plain types and tensors. Networks and batches follow from the root."""

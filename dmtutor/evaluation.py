@@ -1,6 +1,8 @@
 """What a small set is worth: train networks from scratch on it, score them on real images, repeat."""
 
+import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -23,8 +25,9 @@ class Recipe:
 
     Parameters
     ----------
-    epochs : int
-        Passes over the set.
+    steps, epochs : int, optional
+        Length of the training, in gradient steps or in passes over the set: one of the two. 300 steps if both are
+        left out, so that a network costs about the same whatever the size of its set.
     lr, momentum, weight_decay : float
         Of SGD; the step size falls to a tenth half-way.
     batch_size : int
@@ -39,11 +42,12 @@ class Recipe:
         If a field is out of range.
     """
 
-    epochs: int = 300
+    steps: int | None = None
+    epochs: int | None = None
     lr: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    batch_size: int = 256
+    batch_size: int = 32
     augment: str | None = None
     width: int = 32
     depth: int = 3
@@ -52,8 +56,11 @@ class Recipe:
     pooling: str = "avg"
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            check_positive(name, getattr(self, name))
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"give steps or epochs, not both; got steps={self.steps} and epochs={self.epochs}")
+        for name in ("steps", "epochs", "batch_size"):
+            if name == "batch_size" or getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
         for name in ("lr", "momentum", "weight_decay"):
             check_number(name, getattr(self, name))
         if not 0 < self.lr < float("inf"):
@@ -67,7 +74,7 @@ class Recipe:
 
     @classmethod
     def reference(cls, **changes):
-        """The published evaluation: ConvNet-3/128, 1,000 epochs, lr 0.01, momentum 0.9, weight decay 5e-4.
+        """The published evaluation: ConvNet-3/128, 1,000 epochs of batches of 256, lr 0.01, momentum 0.9.
 
         References
         ----------
@@ -78,7 +85,14 @@ class Recipe:
         >>> Recipe.reference().epochs
         1000
         """
-        return cls(**{**dict(epochs=1000, lr=0.01, width=128), **changes})
+        length = {} if changes.get("steps") else {"epochs": 1000}
+        return cls(**{**length, **dict(lr=0.01, batch_size=256, width=128), **changes})
+
+    def num_steps(self, n):
+        """Gradient steps on a set of n images."""
+        if self.epochs is None:
+            return self.steps or 300
+        return self.epochs * math.ceil(n / self.batch_size)
 
     def check(self, images):
         """Raise a ValueError if the network can't be built for images of this shape, (n, C, H, W)."""
@@ -113,7 +127,7 @@ def train_network(train, *, recipe=None, generator):
     --------
     >>> from dmtutor import from_arrays
     >>> data = from_arrays(torch.rand(4, 8, 8), [0, 1, 0, 1])
-    >>> net = train_network(data, recipe=Recipe(epochs=1, width=4), generator=torch.Generator().manual_seed(0))
+    >>> net = train_network(data, recipe=Recipe(steps=1, width=4), generator=torch.Generator().manual_seed(0))
     >>> net(data.images).shape
     torch.Size([4, 2])
     """
@@ -124,18 +138,24 @@ def train_network(train, *, recipe=None, generator):
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, recipe.epochs // 2)], gamma=0.1)
-    for _ in range(recipe.epochs):
-        order = torch.randperm(len(train), generator=generator).to(train.labels.device)
-        for rows in order.split(recipe.batch_size):
-            omega = augment.sample(len(rows), generator=generator, same_operation=True)
-            logits = network(augment.apply(train.images[rows], omega))
-            loss = F.cross_entropy(logits, train.labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    steps = recipe.num_steps(len(train))
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, steps // 2)], gamma=0.1)
+    for rows in islice(batches(len(train), recipe.batch_size, generator), steps):
+        rows = rows.to(train.labels.device)
+        omega = augment.sample(len(rows), generator=generator, same_operation=True)
+        logits = network(augment.apply(train.images[rows], omega))
+        loss = F.cross_entropy(logits, train.labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         schedule.step()
     return network.eval()
+
+
+def batches(n, batch_size, generator):
+    """Rows of batch after batch without end; each pass over the n images has a new order."""
+    while True:
+        yield from torch.randperm(n, generator=generator).split(batch_size)
 
 
 @torch.no_grad()
@@ -182,7 +202,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
     >>> train, test = load("mnist5k")
     >>> g = torch.Generator().manual_seed(0)
     >>> sets = [random_subset(train, 1, generator=g) for _ in range(3)]
-    >>> result = evaluate(sets, test, networks=1, recipe=Recipe(epochs=2, width=8), generator=g)
+    >>> result = evaluate(sets, test, networks=1, recipe=Recipe(steps=2, width=8), generator=g)
     >>> result.values.shape
     torch.Size([3, 1])
     """

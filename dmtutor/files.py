@@ -11,10 +11,10 @@ import torch
 def check_output(path, name="path"):
     """Raise a ValueError if a file can't be written at ``path``; meant for before the work starts."""
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{name} must be a file, not a folder; got {str(path)!r}")
     if len(os.fsencode(path.name)) > 255:
         raise ValueError(f"{name} must be at most 255 bytes long; got {path.name[:40]!r}…")
+    if path.is_dir():
+        raise ValueError(f"{name} must be a file, not a folder; got {str(path)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"{name} must lie in a folder that exists; create {str(path.parent)!r} first")
     if not os.access(path.parent, os.W_OK):

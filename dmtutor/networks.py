@@ -69,8 +69,8 @@ class ConvNet(nn.Module):
     def __init__(self, *, channels, image_size, classes=10, width=128, depth=3, norm="instance",
                  activation="relu", pooling="avg", generator):  # fmt: skip
         super().__init__()
-        side = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        for name, value in (("channels", channels), ("classes", classes)):
+        side = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
+        for name, value in (("channels", channels), ("classes", classes), *(("image_size", s) for s in side)):
             check_positive(name, value)
         check_architecture(side, width=width, depth=depth, norm=norm, activation=activation, pooling=pooling)
         padded = side == (28, 28)

@@ -1,0 +1,194 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+import dmtutor.condensation as condensation
+from dmtutor import DMConfig, LabeledImages, condense, dm_steps, files, from_arrays
+
+TINY = {"ipc": 2, "iterations": 4, "batch_real": 4, "width": 4, "depth": 2, "progress": False}
+
+
+def real_images(seed=0):
+    pixels = torch.rand(20, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return from_arrays(pixels, torch.arange(20) % 2, classes=["even", "odd"])
+
+
+def test_it_is_dm_steps_to_the_end():
+    real = real_images()
+    synthetic = condense(real, seed=3, **TINY)
+    fields = {k: v for k, v in TINY.items() if k != "progress"}
+    steps = dm_steps(real, config=DMConfig(**fields), generator=torch.Generator().manual_seed(3))
+    for _ in steps:
+        pass
+    assert torch.equal(synthetic.images, steps.synthetic.images)
+    assert synthetic.labels.tolist() == [0, 0, 1, 1]
+    assert synthetic.classes == ("even", "odd")
+    assert synthetic.meta == {**steps.synthetic.meta, "seed": 3}
+    assert synthetic.meta["config"] == asdict(steps.config)
+    assert synthetic.meta["iteration"] == 4
+
+
+def test_seeds_to_the_bit():
+    real = real_images()
+    images = [condense(real, seed=seed, **TINY).images for seed in (0, 0, 1)]
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+
+
+def test_same_seed_same_file_under_two_names(tmp_path):
+    for name in ("a.pt", "quite_another_name"):
+        condense(real_images(), **TINY).save(tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "quite_another_name").read_bytes()
+
+
+def test_the_progress_bar_is_an_option(capsys):
+    condense(real_images(), **{**TINY, "iterations": 10, "progress": True})
+    assert "10/10" in capsys.readouterr().err
+    condense(real_images(), **TINY)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_unknown_field_lists_the_valid_ones():
+    with pytest.raises(TypeError, match="unknown field lr, foo of DMConfig; it has ipc, iterations, batch_real"):
+        condense(real_images(), **TINY, lr=1.0, foo=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "dc"}, "method must be one of dm; got 'dc'"),
+        ({"ipc": 0}, "ipc must be a positive integer; got 0"),
+        ({"ipc": 11}, "ipc must be at most 10, the images of class 'even'; got 11"),
+        ({"seed": -1}, "seed must"),
+        ({"seed": 2**32}, "seed must"),  # a generator would take it for 0
+        ({"seed": 1.5}, "seed must"),
+        ({"seed": True}, "seed must"),
+        ({"augment": "colour"}, "augment must"),
+        ({"norm": "instnce"}, "norm must"),
+        ({"checkpoint": "missing/run.pt"}, "checkpoint must lie in a folder that exists"),
+    ],
+)
+def test_bad_input_is_refused_before_any_step(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dmtutor.distribution_matching.DMSteps.__next__", lambda _: pytest.fail("work has started"))
+    with pytest.raises(ValueError, match=message):
+        condense(real_images(), **{**TINY, **arguments})
+
+
+# Checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def interrupt_after(monkeypatch, steps):
+    """A Ctrl-C before step number steps + 1."""
+    original, done = condensation.METHODS["dm"][1], []
+
+    def make(*args, **kwargs):
+        run = original(*args, **kwargs)
+        step = type(run).__next__
+
+        class Interrupted(type(run)):
+            def __next__(self):
+                if len(done) == steps:
+                    raise KeyboardInterrupt
+                done.append(1)
+                return step(self)
+
+        run.__class__ = Interrupted
+        return run
+
+    monkeypatch.setitem(condensation.METHODS, "dm", (DMConfig, make))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_interrupted_and_gone_on_it_equals_the_uninterrupted_run(tmp_path, steps):
+    whole = condense(real_images(), **TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, steps)
+        with pytest.raises(KeyboardInterrupt):
+            condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
+    assert files.read(tmp_path / "run.pt", keys=["iteration"])["iteration"] == steps
+    resumed = condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
+    assert torch.equal(resumed.images, whole.images)
+    assert resumed.meta == whole.meta
+    assert os.listdir(tmp_path) == ["run.pt"]
+
+
+def test_a_finished_checkpoint_needs_no_more_work(tmp_path, monkeypatch):
+    whole = condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
+    monkeypatch.setattr("dmtutor.distribution_matching.DMSteps.loss_and_gradient", lambda _: pytest.fail("a step"))
+    assert torch.equal(condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt").images, whole.images)
+
+
+def test_written_once_a_minute(tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 25))
+    monkeypatch.setattr(condensation.time, "monotonic", lambda: next(clock))
+    written = []
+    monkeypatch.setattr(condensation.files, "write", lambda state, path: written.append(state["iteration"]))
+    condense(real_images(), **{**TINY, "iterations": 9}, checkpoint=tmp_path / "run.pt")
+    assert written[-1] == 9
+    assert 2 <= len(written) <= 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"seed": 1}, "seed"), ({"lr_img": 2.0}, "configuration.*lr_img"), ({"ipc": 3}, "configuration.*ipc")],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_left_whole(tmp_path, changes, message):
+    condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
+    before = (tmp_path / "run.pt").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        condense(real_images(), **{**TINY, **changes}, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="data"):
+        condense(real_images(seed=1), **TINY, checkpoint=tmp_path / "run.pt")
+    assert (tmp_path / "run.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["text", "a set"])
+def test_a_file_that_is_no_checkpoint_is_refused_and_left_whole(tmp_path, content):
+    path = tmp_path / "run.pt"
+    real_images().save(path) if content == "a set" else path.write_bytes(b"precious")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"run\.pt"):
+        condense(real_images(), **TINY, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+KILLED = """
+import itertools, sys
+sys.path[:0] = sys.argv[2:]
+import dmtutor.condensation as condensation
+from test_condensation import LONG, condense, real_images
+clock = itertools.count(step=61)
+condensation.time.monotonic = lambda: next(clock)  # a checkpoint at every step
+condense(real_images(), **LONG, checkpoint=sys.argv[1])
+"""
+LONG = {**TINY, "iterations": 300}
+
+
+def test_killed_at_some_moment_it_goes_on_to_the_same_bits(tmp_path):
+    """A real `kill -9` of a process that writes its checkpoint all the time."""
+    path = tmp_path / "run.pt"
+    here = Path(__file__).parent
+    library = Path(condensation.__file__).parents[1]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(here), str(library)])
+    try:
+        deadline = time.monotonic() + 60
+        while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(0.15)
+        assert process.poll() is None, "it ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    done = files.read(path, keys=["iteration"])["iteration"]
+    assert 0 < done < LONG["iterations"]
+    resumed = condense(real_images(), **LONG, checkpoint=path)
+    assert isinstance(resumed, LabeledImages)
+    assert torch.equal(resumed.images, condense(real_images(), **LONG).images)

@@ -1,0 +1,330 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+import dmtutor.evaluation as evaluation
+from dmtutor import Accuracies, Recipe, evaluate, from_arrays, train_network
+from dmtutor.evaluation import t_interval
+
+TINY = Recipe(epochs=3, width=4, depth=2, augment="none")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def toy(n=20, classes=2, seed=0, like=None):
+    """Class c is bright in its own rows: easy to learn."""
+    labels = torch.arange(n) % classes
+    pixels = 0.3 * torch.rand(n, 8, 8, generator=seeded(seed))
+    for c in range(classes):
+        pixels[labels == c, 3 * c : 3 * c + 3] += 0.7
+    return from_arrays(pixels, labels, like=like)
+
+
+TRAIN = toy()
+TEST = toy(40, seed=1, like=TRAIN)
+
+
+# Recipes -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_published_recipe():
+    assert dataclasses.asdict(Recipe.reference()) == {
+        "steps": None, "epochs": 1000, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256,
+        "augment": None, "width": 128, "depth": 3, "norm": "instance", "activation": "relu", "pooling": "avg",
+    }  # fmt: skip
+    assert Recipe.reference(epochs=300, norm="batch") == dataclasses.replace(
+        Recipe.reference(), epochs=300, norm="batch"
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("epochs", 1.5), ("epochs", True), ("steps", 0), ("batch_size", 0), ("lr", 0), ("lr", "1"),
+     ("lr", float("nan")),
+     ("momentum", 1), ("momentum", -0.1), ("weight_decay", -1), ("augment", "colour")],
+)  # fmt: skip
+def test_a_value_out_of_range_names_its_field(field, value):
+    with pytest.raises(ValueError, match=f"{field} must"):
+        Recipe(**{field: value})
+
+
+def test_the_length_in_steps_or_in_epochs():
+    assert Recipe().num_steps(10) == Recipe().num_steps(5000) == 300
+    assert Recipe(steps=7).num_steps(5000) == 7
+    assert [Recipe(epochs=3, batch_size=8).num_steps(n) for n in (1, 8, 9, 20)] == [3, 3, 6, 9]
+    with pytest.raises(ValueError, match="give steps or epochs, not both; got steps=3 and epochs=4"):
+        Recipe(steps=3, epochs=4)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def test_training_is_sgd_with_a_step_that_falls_to_a_tenth_half_way():
+    """The same, written out: full batches, so that their order does not matter."""
+    recipe = Recipe(epochs=6, lr=0.1, momentum=0.8, weight_decay=0.01, width=4, depth=2, augment="none")
+    data = TRAIN.to(dtype=torch.float64)
+    trained = train_network(data, recipe=recipe, generator=seeded(3))
+    network = recipe.network(data.images, 2, generator=seeded(3))
+    velocity = [torch.zeros_like(p) for p in network.parameters()]
+    for epoch in range(6):
+        loss = nn.functional.cross_entropy(network(data.images), data.labels)
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        with torch.no_grad():
+            for p, v, g in zip(network.parameters(), velocity, gradients, strict=True):
+                v.mul_(0.8).add_(g + 0.01 * p)
+                p.sub_((0.1 if epoch < 3 else 0.01) * v)
+    for ours, theirs in zip(trained.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_one_epoch_is_at_the_full_step():
+    start = TINY.network(TRAIN.images, 2, generator=seeded()).classifier.bias.detach()
+    moved = [
+        train_network(TRAIN, recipe=dataclasses.replace(TINY, epochs=1, lr=lr), generator=seeded()).classifier.bias
+        for lr in (0.01, 0.1)
+    ]
+    sizes = [float((m.detach() - start).norm()) for m in moved]
+    gradient = sizes[1] / 0.1
+    assert sizes[0] == pytest.approx(0.01 * gradient, rel=1e-3)
+    network = TINY.network(TRAIN.images, 2, generator=seeded())
+    nn.functional.cross_entropy(network(TRAIN.images), TRAIN.labels).backward()
+    decayed = network.classifier.bias.grad + TINY.weight_decay * start
+    assert gradient == pytest.approx(float(decayed.norm()), rel=1e-3)
+
+
+def test_it_learns_and_is_left_in_evaluation_mode():
+    network = train_network(TRAIN, recipe=dataclasses.replace(TINY, epochs=30, norm="batch"), generator=seeded())
+    assert not network.training
+    assert (network(TEST.images).argmax(1) == TEST.labels).double().mean() > 0.9
+
+
+def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
+    batches = []
+    monkeypatch.setattr(
+        evaluation.SiameseAugment, "apply", lambda self, x, draws: batches.append((x.clone(), draws)) or x
+    )
+    recipe = dataclasses.replace(TINY, epochs=2, batch_size=8, augment="rotate_color_crop")
+    train_network(TRAIN, recipe=recipe, generator=seeded())
+    assert [len(x) for x, _ in batches] == [8, 8, 4, 8, 8, 4]
+    epochs = [torch.cat([x for x, _ in part]) for part in (batches[:3], batches[3:])]
+    everything = sorted(x.tolist() for x in TRAIN.images)
+    assert [sorted(x.tolist() for x in e) for e in epochs] == [everything, everything]
+    assert not torch.equal(*epochs)
+    for x, draws in batches:  # one operation a batch, with parameters of its own for every image
+        assert len(draws) == len(x) == len(draws.u.unique(dim=0))
+        assert len(draws.operation.unique()) == 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 8])
+def test_steps_are_counted_one_by_one_through_the_epochs(monkeypatch, steps):
+    sizes = []
+    monkeypatch.setattr(evaluation.SiameseAugment, "apply", lambda self, x, draws: sizes.append(len(x)) or x)
+    recipe = Recipe(steps=steps, batch_size=8, width=4, depth=2, augment="none")
+    train_network(TRAIN, recipe=recipe, generator=seeded())
+    assert sizes == [8, 8, 4, 8, 8, 4, 8, 8][:steps]
+
+
+def test_the_set_brings_its_augmentation(monkeypatch):
+    used = []
+    original = evaluation.SiameseAugment
+    monkeypatch.setattr(evaluation, "SiameseAugment", lambda strategy: used.append(strategy) or original(strategy))
+    train = dataclasses.replace(TRAIN, meta={"augment": "crop_rotate"})
+    recipe = Recipe(epochs=1, width=4, depth=2)
+    train_network(train, recipe=recipe, generator=seeded())
+    train_network(dataclasses.replace(TRAIN, meta={}), recipe=recipe, generator=seeded())
+    train_network(train, recipe=TINY, generator=seeded())
+    assert used[-3:] == ["crop_rotate", "none", "none"]
+
+
+# Evaluating ----------------------------------------------------------------------------------------------------------
+
+
+def test_correctness_is_that_of_the_trained_networks():
+    result = evaluate([TRAIN, toy(seed=5, like=TRAIN)], TEST, networks=2, recipe=TINY, generator=seeded())
+    assert result.correct.shape == (2, 2, 40)
+    assert result.correct.dtype == torch.bool
+    root = evaluation.root_seed(seeded())
+    for i, train in enumerate([TRAIN, toy(seed=5, like=TRAIN)]):
+        for j in range(2):
+            generator = evaluation.keyed_generator(root, "train", j)
+            network = train_network(train, recipe=TINY, generator=generator)
+            assert torch.equal(result.correct[i, j], network(TEST.images).argmax(1) == TEST.labels)
+
+
+def test_every_set_gets_the_same_networks():
+    result = evaluate([TRAIN, TRAIN], TEST, networks=4, recipe=TINY, generator=seeded())
+    assert torch.equal(result.correct[0], result.correct[1])
+    assert len(result.correct[0].unique(dim=0)) > 1  # while networks differ
+
+
+def test_seeds_and_a_single_set():
+    results = [evaluate(TRAIN, TEST, networks=3, recipe=TINY, generator=seeded(s)).correct for s in (0, 0, 1)]
+    assert results[0].shape == (1, 3, 40)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_a_network_does_not_depend_on_how_many_there_are():
+    few, many = (evaluate(TRAIN, TEST, networks=n, recipe=TINY, generator=seeded()).correct for n in (1, 3))
+    assert torch.equal(few[0, 0], many[0, 0])
+
+
+def test_a_perfect_and_a_hopeless_set():
+    recipe = dataclasses.replace(TINY, epochs=40, lr=0.1)
+    swapped = dataclasses.replace(TRAIN, labels=1 - TRAIN.labels)
+    result = evaluate([TRAIN, swapped], TEST, networks=2, recipe=recipe, generator=seeded())
+    assert result.set_means[0] == 1
+    assert result.set_means[1] == 0
+
+
+def test_the_sets_are_left_alone():
+    before = TRAIN.images.clone()
+    evaluate(TRAIN, TEST, networks=1, recipe=dataclasses.replace(TINY, augment="color_flip"), generator=seeded())
+    assert torch.equal(TRAIN.images, before)
+
+
+def test_the_progress_bar_is_an_option(capsys):
+    evaluate(TRAIN, TEST, networks=2, recipe=TINY, generator=seeded(), progress=True)
+    assert "2/2" in capsys.readouterr().err
+    evaluate(TRAIN, TEST, networks=1, recipe=TINY, generator=seeded())
+    assert capsys.readouterr() == ("", "")
+
+
+OTHER_SHAPE = from_arrays(torch.rand(4, 6, 6, generator=seeded()), [0, 1, 0, 1])
+OTHER_CLASSES = dataclasses.replace(TRAIN, classes=("cat", "dog"))
+MISFITS = {
+    "no sets": (([], TEST), {}, "sets must hold at least one"),
+    "networks": ((TRAIN, TEST), {"networks": 0}, "networks must be a positive integer; got 0"),
+    "shape": ((OTHER_SHAPE, TEST), {}, r"sets must .*\(1, 8, 8\)"),
+    "classes": ((OTHER_CLASSES, TEST), {}, "sets must .*classes"),
+    "normalisation": ((TRAIN, toy(40, seed=1)), {}, r"normalised as the sets are: use test\.normalized_like"),
+    "dtype": ((TRAIN.to(dtype=torch.float64), TEST), {}, "dtype"),
+    "depth": ((TRAIN, TEST), {"recipe": Recipe(depth=4)}, "depth must be at most 3"),
+    "norm": ((TRAIN, TEST), {"recipe": Recipe(norm="instnce")}, "norm must be one of"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_what_does_not_fit_is_refused_before_any_work(monkeypatch, case):
+    monkeypatch.setattr(evaluation, "train_network", lambda *_, **__: pytest.fail("work has started"))
+    (sets, test), changes, message = MISFITS[case]
+    with pytest.raises(ValueError, match=message):
+        evaluate(sets, test, **{"recipe": TINY, "generator": seeded(), **changes})
+
+
+def test_what_is_no_set_is_refused():
+    with pytest.raises((TypeError, ValueError), match="sets must"):
+        evaluate([TRAIN.images], TEST, recipe=TINY, generator=seeded())
+
+
+# The statistics ------------------------------------------------------------------------------------------------------
+
+
+def accuracies(counts, n=100):
+    """Accuracies from how many of n images each network (sets × networks) gets right."""
+    return Accuracies(torch.arange(n) < torch.as_tensor(counts)[..., None])
+
+
+def test_values_and_means():
+    result = accuracies([[50, 60], [70, 90]])
+    expected = torch.tensor([[0.5, 0.6], [0.7, 0.9]], dtype=torch.float64)
+    torch.testing.assert_close(result.values, expected)
+    torch.testing.assert_close(result.set_means, expected.mean(1))
+    assert result.mean == pytest.approx(0.675)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_the_interval_is_students(n):
+    values = torch.rand(n, generator=seeded(n), dtype=torch.float64)
+    for level in (0.95, 0.5):
+        expected = stats.t.interval(level, n - 1, np.mean(values.numpy()), stats.sem(values.numpy()))
+        assert t_interval(values, level) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_interval_in_closed_form():
+    """Two values: Student's t with one degree of freedom is Cauchy's, whose quantile is a tangent."""
+    low, high = t_interval(torch.tensor([0.4, 0.6], dtype=torch.float64))
+    assert high - 0.5 == pytest.approx(math.tan(math.pi * 0.475) * 0.1)
+    assert low == pytest.approx(1 - high)
+
+
+def test_the_interval_is_over_sets_not_over_all_networks():
+    counts = [[50, 52, 48], [60, 61, 59], [71, 69, 70], [65, 65, 65]]
+    result = accuracies(counts)
+    means = np.mean(counts, axis=1) / 100
+    expected = stats.t.interval(0.95, 3, means.mean(), stats.sem(means))
+    assert result.interval == pytest.approx(expected)
+    # the spread of the networks of a set does not enter
+    assert accuracies([[30, 50, 70], [40, 60, 80], [70, 50, 90], [45, 65, 85]]).interval == pytest.approx(expected)
+    assert "4 sets × 3 networks" in str(result)
+    assert str(result).startswith("61.2 % [")
+
+
+def test_with_one_set_it_says_that_it_is_over_networks():
+    result = accuracies([[50, 60, 70]])
+    assert result.interval == pytest.approx(stats.t.interval(0.95, 2, 0.6, stats.sem([0.5, 0.6, 0.7])))
+    assert "3 networks of one set only" in str(result)
+
+
+def test_one_number_has_no_interval():
+    result = accuracies([[50]])
+    assert all(map(math.isnan, result.interval))
+    assert str(result).startswith("50.0 %")
+    assert "nan" not in str(result)
+    assert "1 networks" not in str(result)
+
+
+def test_coverage_of_nested_luck():
+    """y_ij = μ + a_i + e_ij: the interval over set means holds μ in 95 % of cases, one over all networks does not."""
+    generator = np.random.default_rng(0)
+    runs, sets, networks = 2000, 5, 20
+    y = generator.normal(0, 0.6, (runs, sets, 1)) + generator.normal(0, 0.4, (runs, sets, networks))
+
+    def coverage(values):
+        intervals = [t_interval(torch.from_numpy(v)) for v in values]
+        return np.mean([low < 0 < high for low, high in intervals])
+
+    assert coverage(y.mean(2)) == pytest.approx(0.95, abs=0.015)
+    assert coverage(y.reshape(runs, -1)) < 0.5
+
+
+def test_the_difference_is_paired():
+    one, other = accuracies([[60, 62], [70, 72], [80, 82]]), accuracies([[50, 52], [61, 63], [69, 71]])
+    difference = one.difference(other)
+    per_set = np.array([0.10, 0.09, 0.11])
+    assert difference.mean == pytest.approx(per_set.mean())
+    assert (difference.low, difference.high) == pytest.approx(stats.t.interval(0.95, 2, 0.1, stats.sem(per_set)))
+    assert difference.low > 0
+    assert one.interval[0] < other.interval[1]  # unpaired, the two could not be told apart
+    reverse = other.difference(one)
+    assert reverse[:3] == pytest.approx((-difference.mean, -difference.high, -difference.low))
+    assert str(difference) == f"+10.0 points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def test_the_difference_of_two_single_sets_is_paired_over_networks():
+    difference = accuracies([[60, 72, 80]]).difference(accuracies([[50, 61, 71]]))
+    per_network = np.array([0.10, 0.11, 0.09])
+    expected = stats.t.interval(0.95, 2, per_network.mean(), stats.sem(per_network))
+    assert (difference.low, difference.high) == pytest.approx(expected)
+
+
+def test_the_standard_error_that_the_test_images_bring():
+    generator = np.random.default_rng(0)
+    one, other = (torch.from_numpy(generator.random((3, 2, 50)) < p) for p in (0.8, 0.6))
+    per_image = (one.double() - other.double()).mean((0, 1)).numpy()
+    assert Accuracies(one).difference(Accuracies(other)).image_error == pytest.approx(stats.sem(per_image))
+    assert Accuracies(one).difference(Accuracies(one)).image_error == 0
+
+
+def test_only_like_can_be_compared():
+    with pytest.raises(ValueError, match=r"other must have the same sets × networks × images, \(1, 2, 100\)"):
+        accuracies([[50, 60]]).difference(accuracies([[50, 60], [70, 80]]))

@@ -1,0 +1,132 @@
+import os
+import pickle
+
+import pytest
+import torch
+
+from dmtutor import files
+
+CONTENT = {"x": torch.arange(6.0).view(2, 3), "n": 3, "names": ["a", "b"], "meta": {"deep": (1, 2.5, None, True)}}
+
+
+def same(one, two):
+    return torch.equal(one["x"], two["x"]) and all(one[k] == two[k] for k in ("n", "names", "meta"))
+
+
+def test_what_is_written_is_read(tmp_path):
+    files.write(CONTENT, tmp_path / "a.pt")
+    assert same(files.read(tmp_path / "a.pt", keys=CONTENT), CONTENT)
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_the_same_content_gives_the_same_bytes_under_any_name(tmp_path):
+    (tmp_path / "folder").mkdir()
+    names = ["a.pt", "quite_another_name", "folder/a.pt"]
+    for name in names:
+        files.write(CONTENT, tmp_path / name)
+    assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+
+
+def test_it_is_read_without_this_library(tmp_path):
+    files.write(CONTENT, tmp_path / "a.pt")
+    assert same(torch.load(tmp_path / "a.pt", weights_only=True), CONTENT)
+
+
+@pytest.mark.parametrize("step", ["save", "fsync", "replace"])
+def test_a_failure_in_the_middle_leaves_the_old_file_whole(tmp_path, monkeypatch, step):
+    path = tmp_path / "a.pt"
+    files.write(CONTENT, path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(*{"save": (torch, "save"), "fsync": (os, "fsync"), "replace": (os, "replace")}[step], fail)
+    with pytest.raises(OSError, match="no space left"):
+        files.write({**CONTENT, "n": 4}, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_it_is_on_the_disk_before_it_takes_the_place_of_the_old_one(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append(os.fstat(fd).st_size) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: events.append("replace") or replace(a, b))
+    files.write(CONTENT, tmp_path / "a.pt")
+    assert events == [(tmp_path / "a.pt").stat().st_size, "replace"]
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*b\.pt"):
+        files.read(tmp_path / "b.pt", keys=())
+    with pytest.raises(FileNotFoundError):
+        files.read(tmp_path, keys=())
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    files.write(CONTENT, path)
+    whole = path.read_bytes()
+    for length in (0, 1, 10, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"a\.pt.* is not a file of dmtutor, or it is damaged"):
+            files.read(path, keys=CONTENT)
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("wrap", ["bare", "torch"])
+def test_no_code_from_a_file_is_run(tmp_path, wrap):
+    path, target = tmp_path / "a.pt", tmp_path / "exploded"
+    if wrap == "bare":
+        path.write_bytes(pickle.dumps({"x": Bomb(target)}))
+    else:
+        torch.save({"x": Bomb(target)}, path)
+    with pytest.raises(ValueError, match="is not a file of dmtutor"):
+        files.read(path, keys=["x"])
+    assert not target.exists()
+    torch.load(path, weights_only=False) if wrap == "torch" else pickle.loads(path.read_bytes())
+    assert target.exists()  # the file was dangerous indeed
+
+
+def test_missing_keys_are_named(tmp_path):
+    path = tmp_path / "a.pt"
+    files.write({"x": 1}, path)
+    with pytest.raises(ValueError, match=r"lacks y, z: it was not written by dmtutor"):
+        files.read(path, keys=["x", "y", "z"])
+    files.write([1, 2], path)
+    with pytest.raises(ValueError, match="lacks x"):
+        files.read(path, keys=["x"])
+
+
+@pytest.mark.xfail(strict=True, reason="D26: the length must be checked first")
+def test_outputs_are_checked_before_the_work(tmp_path):
+    assert files.check_output(tmp_path / "a.pt") == tmp_path / "a.pt"
+    with pytest.raises(ValueError, match=r"--output must be a file, not a folder; got"):
+        files.check_output(tmp_path, "--output")
+    with pytest.raises(ValueError, match=r"path must lie in a folder that exists; create .*missing.* first"):
+        files.check_output(tmp_path / "missing" / "a.pt")
+    with pytest.raises(ValueError, match="at most 255 bytes"):
+        files.check_output(tmp_path / ("é" * 128))
+    with pytest.raises(ValueError, match="folder that exists"):
+        files.write(CONTENT, tmp_path / "missing" / "a.pt")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_longest_name_works(tmp_path):
+    path = tmp_path / ("a" * 255)
+    files.write(CONTENT, path)
+    assert same(files.read(path, keys=()), CONTENT)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK))  # root may write anywhere
+    with pytest.raises(ValueError, match="can be written to"):
+        files.check_output(tmp_path / "a.pt")

@@ -1,0 +1,77 @@
+"""The tree as a stranger finds it."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import set_repository
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_address_is_the_same_everywhere():
+    assert not set_repository.disagreements()
+
+
+def test_set_repository_reaches_every_place(tmp_path):
+    for path in set_repository.places(ROOT):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    old = set_repository.address(tmp_path)
+    set_repository.set_address("https://github.com/someone-else/a-fork", tmp_path)
+    assert set_repository.address(tmp_path) == "https://github.com/someone-else/a-fork"
+    assert not set_repository.disagreements(tmp_path)
+    set_repository.set_address(old, tmp_path)
+    assert all((tmp_path / p.relative_to(ROOT)).read_bytes() == p.read_bytes() for p in set_repository.places(ROOT))
+
+
+def test_a_place_that_disagrees_is_named(tmp_path):
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".*", "_build", "vendor", "__pycache__"))
+    readme = tmp_path / "copy" / "README.md"
+    readme.write_text(readme.read_text().replace(set_repository.address(), "https://github.com/other/dmtutor"))
+    assert any(line.startswith("README.md") for line in set_repository.disagreements(tmp_path / "copy"))
+
+
+def test_first_cell_says_in_one_line_what_to_do(tmp_path):
+    """Without dmtutor and without an address: one line, and no attempt to reach anything."""
+    cell = (ROOT / "tools" / "first_cell.py").read_text()
+    cell = cell.replace(set_repository.address(), "https://github.com/your_account/dmtutor")
+    run = subprocess.run([sys.executable, "-S", "-I", "-c", cell], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.count("\n") == 1 and "repository" in run.stderr
+
+
+def test_first_cell_says_so_when_the_installation_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMTUTOR_SOURCE", str(tmp_path / "nowhere"))
+    cell = (ROOT / "tools" / "first_cell.py").read_text()
+    run = subprocess.run([sys.executable, "-S", "-I", "-c", cell], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.count("\n") == 1 and "Could not install" in run.stderr
+
+
+def test_nothing_that_only_one_machine_knows(tracked):
+    """No machine's folders, no registry's or mirror's address."""
+    machine = re.compile(r"(?<![\w.:/-])/(?:home|root|Users|mnt|work|srv)/\w|registry\.|index-url|find-links")
+    for path in tracked:
+        if path.suffix != ".png" and path != Path(__file__).resolve():
+            found = machine.search(path.read_text(encoding="utf-8"))
+            assert not found, f"{path.relative_to(ROOT)}: {found[0]}"
+
+
+def test_nothing_of_others_is_committed(tracked):
+    """Scripts of others are brought at build time, and nothing in the tree is heavy."""
+    for path in tracked:
+        assert not path.name.endswith((".min.js", ".min.css", "-lock.json")), path
+        assert "vendor" not in path.parts and "_build" not in path.parts, path
+        assert path.stat().st_size < 2_000_000, path

@@ -1,0 +1,123 @@
+"""The rendered book in a browser: nothing fails, nothing comes from elsewhere, everybody can use it.
+
+Needs a built book (`make book`) and Chromium: Debian's, Chrome, playwright's own, or the one that the
+environment variable DMTUTOR_CHROMIUM names. Without one of the two it skips; under CI it fails.
+"""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
+PAGES = sorted(SITE.glob("book/*.html")) + [p for name in ("genindex", "search") for p in SITE.glob(f"{name}.html")]
+BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
+VISIBLE_FRAMES = """() => [...document.querySelectorAll('.widget-html-content')]
+    .filter(frame => frame.offsetParent !== null).map(frame => frame.innerHTML).join()"""
+RAW = r"""() => (document.querySelector('main').innerText
+    .match(/(\{(?:ref|numref|cite\w*|eq|doc|term)\}`|\$\$|\\begin\{|:::\{|\\frac\{)/g) || [])"""
+
+
+def unavailable(what):
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
+
+
+@pytest.fixture(scope="module")
+def address():
+    if not PAGES:
+        unavailable("the book is not built: run `make book`")
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *args: None})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=SITE)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(address):
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        unavailable("playwright is not installed")
+    found = os.environ.get("DMTUTOR_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_playwright() as playwright:
+        found = found or playwright.chromium.executable_path
+        if not Path(found).exists():
+            unavailable("no Chromium: install it, or name one in DMTUTOR_CHROMIUM")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def theme(request):
+    return request.param
+
+
+@pytest.fixture
+def visit(browser, address, theme):
+    """Opens a page and, in the end, asks that nothing failed and nothing came from another host."""
+    context = browser.new_context(color_scheme=theme, viewport={"width": 1280, "height": 900})
+    wrong = []
+    context.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    context.on("weberror", lambda error: wrong.append(str(error.error)))
+    context.on("response", lambda answer: answer.status >= 400 and wrong.append(f"{answer.status} {answer.url}"))
+
+    def only_this_book(route):
+        if not route.request.url.startswith((address, "data:", "blob:")):
+            wrong.append(f"a request to another host: {route.request.url}")
+            return route.abort()
+        return route.continue_()
+
+    context.route("**", only_this_book)
+
+    def open_page(path):
+        page = context.new_page()
+        page.goto(f"{address}/{path}", wait_until="networkidle")
+        if page.locator('script[type*="widget-view"]').count():
+            page.wait_for_selector(".jupyter-widgets")
+        return page
+
+    yield open_page
+    context.close()
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", [path.relative_to(SITE).as_posix() for path in PAGES] or ["the book"])
+def test_page(visit, theme, path):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(path)
+    assert page.locator("html").get_attribute("data-theme") == theme
+    assert page.locator(".math").count() == 0 or page.locator("mjx-container").count() > 0, "mathematics is raw"
+    assert page.locator("[data-mml-node=merror]").count() == 0, "mathematics with an error"
+    assert not page.evaluate(RAW), "Markdown that was not rendered"
+    nameless = "() => [...document.images].filter(i => !i.alt || /[.](png|svg|jpe?g)$/.test(i.alt)).map(i => i.src)"
+    assert not page.evaluate(nameless), "images without alt text"
+
+    violations = Axe().run(page, options={"preload": False}).response["violations"]
+    grave = [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}" for v in violations
+             if v["impact"] in ("serious", "critical")]
+    assert not grave, "\n".join(grave)
+
+    if path.startswith("book/"):
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "wider than a phone"
+
+
+@pytest.mark.parametrize("path", [path.relative_to(SITE).as_posix() for path in PAGES
+                                  if "widget-view" in path.read_text(encoding="utf-8")])
+def test_slider_moves_frames_by_keyboard(visit, path):
+    page = visit(path)
+    slider = page.get_by_role("slider").first
+    assert slider.get_attribute("aria-label")
+    before, frames = slider.get_attribute("aria-valuenow"), page.evaluate(VISIBLE_FRAMES)
+    slider.focus()
+    key = "ArrowLeft" if before == slider.get_attribute("aria-valuemax") else "ArrowRight"
+    page.keyboard.press(key)
+    assert slider.get_attribute("aria-valuenow") != before
+    page.wait_for_function(f"before => ({VISIBLE_FRAMES})() !== before", arg=frames)
