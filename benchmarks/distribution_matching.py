@@ -36,9 +36,9 @@ def settings():
         for lr_img in steps:
             yield "lr_img", 3, "DM", {"ipc": ipc, "lr_img": lr_img}
     for ipc in (1, 10):
-        yield "augment", 3, "Random", {"ipc": ipc}
-        yield "augment", 3, "DM", {"ipc": ipc, "augment": "none"}
-        yield "augment", 3, "DM", {"ipc": ipc}
+        yield "ablation", 3, "Random", {"ipc": ipc}
+        for change in ({}, {"augment": "none"}, {"schedule": "constant"}):
+            yield "ablation", 3, "DM", {"ipc": ipc, **change}
     for batch_real in (1, 4, 16, 64, 256):
         yield "batch_real", 3, "DM", {"ipc": 1, "batch_real": batch_real}
     for width in (8, 32, 128):

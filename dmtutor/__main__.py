@@ -60,7 +60,7 @@ def parser():
     group = make.add_argument_group("fields of the configuration")
     for f in fields(METHODS["dm"][0]):
         default = f.default if f.default is not MISSING else None
-        kind = {int | None: _integer_or_none, int: int, float: float}.get(f.type, str)
+        kind = {int | None: _integer_or_none, int: int, float: float, float | None: float}.get(f.type, str)
         group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X",
                            help=f"quick default: {default}")  # fmt: skip
 

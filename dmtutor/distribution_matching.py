@@ -27,8 +27,12 @@ class DMConfig:
         Steps; each draws a new network.
     batch_real : int
         Real images of each class in a step. The gradient is unbiased at every size.
-    lr_img : float
-        Step size on the pixels.
+    lr_img : float, optional
+        Step size on the pixels. If None, 150 · ipc / d' for embeddings of d' dimensions: the loss sums over d'
+        features and each image carries 1/ipc of a mean, so this keeps the step when width or ipc change.
+    schedule : {"linear", "constant"}
+        Whether the step falls linearly to zero over the iterations, or stays as published: a constant step never
+        settles.
     momentum : float
         Of the steps, in [0, 1).
     init : {"real", "noise"}
@@ -57,7 +61,8 @@ class DMConfig:
     ipc: int = 10
     iterations: int = 500
     batch_real: int = 16
-    lr_img: float = 1.0
+    lr_img: float | None = None
+    schedule: str = "linear"
     momentum: float = 0.5
     init: str = "real"
     augment: str | None = None
@@ -72,14 +77,17 @@ class DMConfig:
         for name in ("ipc", "iterations", "batch_real", "block"):
             if name != "block" or self.block is not None:
                 check_positive(name, getattr(self, name))
-        for name in ("lr_img", "momentum"):
-            check_number(name, getattr(self, name))
-        if not 0 < self.lr_img < float("inf"):
-            raise ValueError(f"lr_img must be positive; got {self.lr_img!r}")
+        if self.lr_img is not None:
+            check_number("lr_img", self.lr_img)
+            if not 0 < self.lr_img < float("inf"):
+                raise ValueError(f"lr_img must be positive; got {self.lr_img!r}")
+        check_number("momentum", self.momentum)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1); got {self.momentum!r}")
         if self.norm == "batch" and self.block is not None:
             raise ValueError("block must be None for norm='batch': its statistics couple the images of all classes")
+        if self.schedule not in ("linear", "constant"):
+            raise ValueError(f"schedule must be 'linear' or 'constant'; got {self.schedule!r}")
         if self.init not in ("real", "noise"):
             raise ValueError(f"init must be 'real' or 'noise'; got {self.init!r}")
         if self.augment is not None:
@@ -98,7 +106,8 @@ class DMConfig:
         >>> DMConfig.reference(ipc=100).lr_img
         10.0
         """
-        published = dict(iterations=20_000, batch_real=256, lr_img=10.0 if ipc >= 100 else 1.0, width=128, depth=3)
+        lr_img = 10.0 if ipc >= 100 else 1.0
+        published = dict(iterations=20_000, batch_real=256, lr_img=lr_img, schedule="constant", width=128, depth=3)
         return cls(ipc=ipc, **{**published, **changes})
 
 
@@ -218,6 +227,8 @@ class DMSteps:
             pooling=config.pooling, generator=keyed_generator(root, "network", 0),
         ).requires_grad_(False)  # fmt: skip
         self.network.to(real.images, memory_format=torch.channels_last)
+        if config.lr_img is None:
+            self.config = replace(config, lr_img=150 * config.ipc / self.network.embedding_dim)
         draw = keyed_generator(root, "init")
         if config.init == "real":
             start = random_subset(real, config.ipc, generator=draw)
@@ -239,10 +250,16 @@ class DMSteps:
             raise StopIteration
         loss, gradient = self.loss_and_gradient()
         momentum = self.config.momentum * self.momentum + gradient
-        images = self.images - self.config.lr_img * momentum
+        images = self.images - self.step_size * momentum
         # In one statement, so that an interruption leaves a state from before the step or from after it.
         self.images, self.momentum, self.iteration = images, momentum, self.iteration + 1
         return Step(self, loss)
+
+    @property
+    def step_size(self):
+        """η of the coming step."""
+        falls = self.config.schedule == "linear"
+        return self.config.lr_img * (1 - self.iteration / len(self) if falls else 1)
 
     @property
     def synthetic(self):

@@ -169,7 +169,7 @@ clock = itertools.count(step=61)
 condensation.time.monotonic = lambda: next(clock)  # a checkpoint at every step
 condense(real_images(), **LONG, checkpoint=sys.argv[1])
 """
-LONG = {**TINY, "iterations": 300}
+LONG = {**TINY, "iterations": 200}
 
 
 def test_killed_at_some_moment_it_goes_on_to_the_same_bits(tmp_path):
@@ -182,7 +182,7 @@ def test_killed_at_some_moment_it_goes_on_to_the_same_bits(tmp_path):
         deadline = time.monotonic() + 60
         while not path.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
-        time.sleep(0.15)
+        time.sleep(0.1)
         assert process.poll() is None, "it ended before it could be killed"
     finally:
         process.send_signal(signal.SIGKILL)

@@ -381,7 +381,6 @@ def test_npz(tmp_path, classes):
         assert train.meta["augment"] == EVERYTHING
 
 
-@pytest.mark.xfail(strict=True, reason="D23: np.load leaves a broken file open")
 def test_npz_that_is_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*gone\.npz"):
         load(tmp_path / "gone.npz")

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from dmtutor import DMConfig, dm_steps, from_arrays, keyed_generator, mean_distance
 from dmtutor.data import DIGITS, LabeledImages
 
-TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "width": 4, "depth": 2, "block": 3}
+TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "lr_img": 1.0, "width": 4, "depth": 2, "block": 3}
 
 
 def seeded(seed=0):
@@ -249,17 +249,30 @@ def test_so_contrast_only_grows():
 # The iterator --------------------------------------------------------------------------------------------------------
 
 
-def test_steps_are_sgd_with_momentum():
-    steps = make(real_images(dtype=torch.float64), momentum=0.7, lr_img=0.3)
-    twin = make(real_images(dtype=torch.float64), momentum=0.7, lr_img=0.3)
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_steps_are_sgd_with_momentum(schedule):
+    steps, twin = (
+        make(real_images(dtype=torch.float64), momentum=0.7, lr_img=0.3, schedule=schedule) for _ in range(2)
+    )
     pixels = twin.images.clone().requires_grad_()
     optimizer = torch.optim.SGD([pixels], lr=0.3, momentum=0.7)
     for step in steps:
+        if schedule == "linear":
+            optimizer.param_groups[0]["lr"] = 0.3 * (1 - (step.iteration - 1) / len(steps))
         twin.images.copy_(pixels.detach())
         _, pixels.grad = twin.loss_and_gradient()
         optimizer.step()
         twin.iteration += 1
         torch.testing.assert_close(step.synthetic.images, pixels.detach(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("ipc", "width"), [(1, 4), (1, 8), (5, 4)])
+def test_the_default_step_grows_with_ipc_and_falls_with_the_embedding(ipc, width):
+    """The loss sums over d' features and an image's gradient carries 1/ipc: η ∝ ipc/d' keeps the step."""
+    steps = make(ipc=ipc, width=width, lr_img=None)
+    assert steps.config.lr_img == pytest.approx(150 * ipc / (width * 2 * 2))
+    assert steps.synthetic.meta["config"]["lr_img"] == steps.config.lr_img
+    assert torch.equal(finish(steps), finish(make(ipc=ipc, width=width, lr_img=steps.config.lr_img)))
 
 
 def test_what_a_step_holds():
@@ -359,12 +372,12 @@ def test_colour_images_of_any_shape():
 def test_it_learns():
     """On networks and batches that it has not seen, the learned images are nearer than the real ones it began with."""
     real = real_images((60, 60, 60))
-    steps = make(real, iterations=60, width=16, batch_real=20, ipc=1, augment="none")
+    steps = make(real, iterations=40, width=8, batch_real=20, ipc=1, augment="none")
     start = steps.images.clone()
     finish(steps)
 
     def distance(images):
-        judge = make(real, seed=99, width=16, batch_real=60, ipc=1, augment="none")
+        judge = make(real, seed=99, width=8, batch_real=60, ipc=1, augment="none")
         judge.images.copy_(images)
         losses = []
         for judge.iteration in range(10):

@@ -106,7 +106,6 @@ def test_missing_keys_are_named(tmp_path):
         files.read(path, keys=["x"])
 
 
-@pytest.mark.xfail(strict=True, reason="D26: the length must be checked first")
 def test_outputs_are_checked_before_the_work(tmp_path):
     assert files.check_output(tmp_path / "a.pt") == tmp_path / "a.pt"
     with pytest.raises(ValueError, match=r"--output must be a file, not a folder; got"):
