@@ -13,7 +13,7 @@ import torch
 from . import files
 from .checks import check_generator, check_positive
 
-DIGITS = "color_crop_cutout_scale_rotate"  # a mirrored digit is no digit
+DIGITS = "crop_scale_rotate"  # a mirrored digit is no digit; colour and cutout cost accuracy on digits (validation)
 EVERYTHING = "color_crop_cutout_flip_scale_rotate"
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "svhn": "SVHN", "cifar10": "CIFAR10",
                "cifar100": "CIFAR100"}  # fmt: skip

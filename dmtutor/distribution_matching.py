@@ -28,7 +28,7 @@ class DMConfig:
     batch_real : int
         Real images of each class in a step. The gradient is unbiased at every size.
     lr_img : float, optional
-        Step size on the pixels. If None, 150 · ipc / d' for embeddings of d' dimensions: the loss sums over d'
+        Step size on the pixels. If None, 512 · ipc / d' for embeddings of d' dimensions: the loss sums over d'
         features and each image carries 1/ipc of a mean, so this keeps the step when width or ipc change.
     schedule : {"linear", "constant"}
         Whether the step falls linearly to zero over the iterations, or stays as published: a constant step never
@@ -59,7 +59,7 @@ class DMConfig:
     """
 
     ipc: int = 10
-    iterations: int = 500
+    iterations: int = 700
     batch_real: int = 16
     lr_img: float | None = None
     schedule: str = "linear"
@@ -160,7 +160,7 @@ def dm_steps(real, *, config, generator):
     Returns
     -------
     DMSteps
-        An iterator of :class:`Step`. ``len(steps)`` is the number of iterations.
+        An iterator of :class:`.Step`. ``len(steps)`` is the number of iterations.
 
     Raises
     ------
@@ -228,7 +228,7 @@ class DMSteps:
         ).requires_grad_(False)  # fmt: skip
         self.network.to(real.images, memory_format=torch.channels_last)
         if config.lr_img is None:
-            self.config = replace(config, lr_img=150 * config.ipc / self.network.embedding_dim)
+            self.config = replace(config, lr_img=512 * config.ipc / self.network.embedding_dim)
         draw = keyed_generator(root, "init")
         if config.init == "real":
             start = random_subset(real, config.ipc, generator=draw)

@@ -270,7 +270,7 @@ def test_steps_are_sgd_with_momentum(schedule):
 def test_the_default_step_grows_with_ipc_and_falls_with_the_embedding(ipc, width):
     """The loss sums over d' features and an image's gradient carries 1/ipc: η ∝ ipc/d' keeps the step."""
     steps = make(ipc=ipc, width=width, lr_img=None)
-    assert steps.config.lr_img == pytest.approx(150 * ipc / (width * 2 * 2))
+    assert steps.config.lr_img == pytest.approx(512 * ipc / (width * 2 * 2))
     assert steps.synthetic.meta["config"]["lr_img"] == steps.config.lr_img
     assert torch.equal(finish(steps), finish(make(ipc=ipc, width=width, lr_img=steps.config.lr_img)))
 
