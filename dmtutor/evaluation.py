@@ -44,7 +44,7 @@ class Recipe:
 
     steps: int | None = None
     epochs: int | None = None
-    lr: float = 0.01
+    lr: float = 0.005
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 32
