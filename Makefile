@@ -1,0 +1,41 @@
+# `make book` and `make test` are all that a reader needs. Both work in an environment of their own, .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help book test colab notebooks clean
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.txt
+	@touch $@
+
+.venv-colab/installed: tools/colab_requirements.txt
+	$(PYTHON) -m venv .venv-colab
+	.venv-colab/bin/python -m pip install -r tools/colab_requirements.txt
+	@touch $@
+
+book: .venv/installed  ## render the book into _build/html
+	$(BIN)/python tools/vendor_scripts.py
+	rm -rf _build
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@for page in $$(sed -n 's/.*\(root\|file\): *//p' _toc.yml); do \
+	    test -s _build/html/$$page.html || { echo "The book lacks the page $$page.html"; exit 1; }; done
+	@echo "Open $(CURDIR)/_build/html/index.html"
+
+test: .venv/installed  ## lint, unit tests, every notebook, the book with warnings as errors, its pages
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest --nbval --ignore tests/test_site.py
+	$(MAKE) book
+	$(BIN)/python -m pytest tests/test_site.py
+
+colab: .venv-colab/installed  ## run every notebook as Colab does (what is committed)
+	.venv-colab/bin/python tools/run_as_colab.py
+
+notebooks: .venv/installed  ## execute every notebook and store its outputs
+	$(BIN)/python tools/execute_notebooks.py
+
+clean:  ## remove the book, the vendored scripts and both environments
+	rm -rf _build book/_static/vendor .venv .venv-colab *.egg-info .pytest_cache .ruff_cache
