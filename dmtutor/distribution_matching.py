@@ -71,7 +71,7 @@ class DMConfig:
     norm: str = "instance"
     activation: str = "relu"
     pooling: str = "avg"
-    block: int | None = 32
+    block: int | None = 8
 
     def __post_init__(self):
         for name in ("ipc", "iterations", "batch_real", "block"):

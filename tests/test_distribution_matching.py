@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from dmtutor import DMConfig, dm_steps, from_arrays, keyed_generator, mean_distance
-from dmtutor.data import DIGITS, LabeledImages
+from dmtutor.data import AUGMENT, LabeledImages
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "lr_img": 1.0, "width": 4, "depth": 2, "block": 3}
 
@@ -348,9 +348,9 @@ def test_the_real_images_are_left_alone():
 def test_the_data_set_brings_its_augmentation():
     real = real_images()
     assert make(real).config.augment == real.meta["augment"] == "color_crop_cutout_flip_scale_rotate"
-    real.meta["augment"] = DIGITS
+    real.meta["augment"] = AUGMENT["svhn"]
     steps = make(real)
-    assert steps.config.augment == DIGITS
+    assert steps.config.augment == AUGMENT["svhn"]
     assert "flip" not in steps.synthetic.meta["config"]["augment"]
     assert make(real, augment="flip").config.augment == "flip"
     assert make(dataclasses.replace(real, meta={})).config.augment == "none"
