@@ -33,13 +33,13 @@ def settings():
         yield "ladder", 5, "Random", {"ipc": ipc}
         yield "ladder", 5, "DM", {"ipc": ipc}
     yield "ladder", 1, "Mean", {"ipc": 1}
-    for ipc, steps in ((1, (0.1, 0.3, 1.0, 3.0)), (10, (1.0, 3.0, 10.0, 30.0))):
-        for lr_img in steps:
-            yield "lr_img", 3, "DM", {"ipc": ipc, "lr_img": lr_img, **SHORT}
     for ipc in (1, 10):
         yield "ablation", 3, "Random", {"ipc": ipc}
         for change in ({}, {"augment": "none"}, {"schedule": "constant"}):
             yield "ablation", 3, "DM", {"ipc": ipc, **change, **SHORT}
+    for ipc, steps in ((1, (0.1, 0.3, 1.0, 3.0)), (10, (1.0, 3.0, 10.0, 30.0))):
+        for lr_img in steps:
+            yield "lr_img", 3, "DM", {"ipc": ipc, "lr_img": lr_img, **SHORT}
     for width in (8, 32, 128):
         yield "width", 3, "DM", {"ipc": 1, "width": width, **SHORT}
     for batch_real in (1, 4, 16, 64, 256):

@@ -59,7 +59,7 @@ class DMConfig:
     """
 
     ipc: int = 10
-    iterations: int = 700
+    iterations: int = 500
     batch_real: int = 16
     lr_img: float | None = None
     schedule: str = "linear"
@@ -71,7 +71,7 @@ class DMConfig:
     norm: str = "instance"
     activation: str = "relu"
     pooling: str = "avg"
-    block: int | None = 8
+    block: int | None = 16
 
     def __post_init__(self):
         for name in ("ipc", "iterations", "batch_real", "block"):

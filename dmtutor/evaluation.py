@@ -26,7 +26,7 @@ class Recipe:
     Parameters
     ----------
     steps, epochs : int, optional
-        Length of the training, in gradient steps or in passes over the set: one of the two. 400 steps if both are
+        Length of the training, in gradient steps or in passes over the set: one of the two. 500 steps if both are
         left out, so that a network costs about the same whatever the size of its set.
     lr, momentum, weight_decay : float
         Of SGD; the step size falls to a tenth half-way.
@@ -44,7 +44,7 @@ class Recipe:
 
     steps: int | None = None
     epochs: int | None = None
-    lr: float = 0.005
+    lr: float = 0.003
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 32
@@ -91,7 +91,7 @@ class Recipe:
     def num_steps(self, n):
         """Gradient steps on a set of n images."""
         if self.epochs is None:
-            return self.steps or 400
+            return self.steps or 500
         return self.epochs * math.ceil(n / self.batch_size)
 
     def check(self, images):

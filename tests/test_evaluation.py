@@ -58,7 +58,7 @@ def test_a_value_out_of_range_names_its_field(field, value):
 
 
 def test_the_length_in_steps_or_in_epochs():
-    assert Recipe().num_steps(10) == Recipe().num_steps(5000) == 400
+    assert Recipe().num_steps(10) == Recipe().num_steps(5000) == 500
     assert Recipe(steps=7).num_steps(5000) == 7
     assert [Recipe(epochs=3, batch_size=8).num_steps(n) for n in (1, 8, 9, 20)] == [3, 3, 6, 9]
     with pytest.raises(ValueError, match="give steps or epochs, not both; got steps=3 and epochs=4"):
