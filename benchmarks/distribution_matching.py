@@ -37,7 +37,7 @@ def settings():
         yield "ablation", 3, "Random", {"ipc": ipc}
         for change in ({}, {"augment": "none"}, {"schedule": "constant"}):
             yield "ablation", 3, "DM", {"ipc": ipc, **change, **SHORT}
-    for ipc, steps in ((1, (0.1, 0.3, 1.0, 3.0)), (10, (1.0, 3.0, 10.0, 30.0))):
+    for ipc, steps in ((1, (0.3, 1.0, 3.0)), (10, (3.0, 10.0, 30.0))):
         for lr_img in steps:
             yield "lr_img", 3, "DM", {"ipc": ipc, "lr_img": lr_img, **SHORT}
     for width in (8, 32, 128):

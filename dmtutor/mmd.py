@@ -128,7 +128,7 @@ def median_bandwidth(x, y, *, points=1000):
 
     References
     ----------
-    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, section 8.
+    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
 
     Examples
     --------
@@ -186,7 +186,7 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
 
     References
     ----------
-    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, equations 3 and 5.
+    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, lemma 6.
 
     Examples
     --------
