@@ -23,10 +23,11 @@ class DMConfig:
     ----------
     ipc : int
         Synthetic images per class.
-    iterations : int
-        Steps; each draws a new network.
-    batch_real : int
-        Real images of each class in a step. The gradient is unbiased at every size.
+    iterations : int, optional
+        Steps; each draws a new network. If None, 1000 / √ipc: a step on more images costs more.
+    batch_real : int, optional
+        Real images of each class in a step. The gradient is unbiased at every size. If None, 4 √ipc: the size of
+        least variance for the time grows with the root of what the synthetic images cost.
     lr_img : float, optional
         Step size on the pixels. If None, 512 · ipc / d' for embeddings of d' dimensions: the loss sums over d'
         features and each image carries 1/ipc of a mean, so this keeps the step when width or ipc change.
@@ -59,8 +60,8 @@ class DMConfig:
     """
 
     ipc: int = 10
-    iterations: int = 500
-    batch_real: int = 16
+    iterations: int | None = None
+    batch_real: int | None = None
     lr_img: float | None = None
     schedule: str = "linear"
     momentum: float = 0.5
@@ -74,9 +75,13 @@ class DMConfig:
     block: int | None = 16
 
     def __post_init__(self):
-        for name in ("ipc", "iterations", "batch_real", "block"):
-            if name != "block" or self.block is not None:
-                check_positive(name, getattr(self, name))
+        check_positive("ipc", self.ipc)
+        for name, default in (("iterations", 1000 / self.ipc**0.5), ("batch_real", 4 * self.ipc**0.5)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, max(1, round(default)))  # the class is frozen
+            check_positive(name, getattr(self, name))
+        if self.block is not None:
+            check_positive("block", self.block)
         if self.lr_img is not None:
             check_number("lr_img", self.lr_img)
             if not 0 < self.lr_img < float("inf"):
