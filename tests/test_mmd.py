@@ -1,0 +1,475 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics.pairwise import rbf_kernel
+
+from dmtutor.mmd import (
+    Gaussian,
+    Linear,
+    median_bandwidth,
+    mmd2,
+    mmd2_of_gaussians,
+    squared_distances,
+    two_sample_test,
+    witness,
+)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=seeded(seed), dtype=dtype)
+
+
+def slow_mmd2(x, y, kernel, unbiased=False):
+    """Loops over pairs, as the formula has them."""
+
+    def mean(a, b, skip):
+        pairs = [(p, q) for i, p in enumerate(a) for j, q in enumerate(b) if i != j or not skip]
+        return math.fsum(float(kernel(p[None], q[None])) for p, q in pairs) / len(pairs)
+
+    return mean(x, x, unbiased) - 2 * mean(x, y, False) + mean(y, y, unbiased)
+
+
+KERNELS = [Linear(), Gaussian(0.7), Gaussian((0.5, 1.0, 3.0)), lambda x, y: (1 + x @ y.mT) ** 3]
+kernels = st.sampled_from(KERNELS)
+
+
+@st.composite
+def pairs_of_sets(draw):
+    n, m, d = draw(st.integers(2, 7)), draw(st.integers(2, 7)), draw(st.integers(1, 4))
+    seed, shift, scale = draw(st.integers(0, 2**31)), draw(st.floats(-3, 3)), draw(st.floats(0.1, 3))
+    return randn(n, d, seed=seed), shift + scale * randn(m, d, seed=seed + 1)
+
+
+# Kernels
+
+
+@settings(deadline=None)
+@given(pairs_of_sets(), st.floats(0.05, 50))
+def test_the_gaussian_kernel_is_that_of_scikit_learn(sets, h):
+    x, y = sets
+    expected = torch.from_numpy(rbf_kernel(x.numpy(), y.numpy(), gamma=1 / (2 * h**2)))
+    torch.testing.assert_close(Gaussian(h)(x, y), expected, rtol=1e-9, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(pairs_of_sets(), kernels)
+def test_kernels_are_symmetric_and_positive_semi_definite(sets, kernel):
+    x, y = sets
+    torch.testing.assert_close(kernel(x, y), kernel(y, x).mT)
+    both = torch.cat([x, y])
+    values = torch.linalg.eigvalsh(kernel(both, both))
+    assert values.min() > -1e-9 * values.max()
+
+
+def test_a_mixture_is_the_mean_of_its_kernels():
+    x, y = randn(5, 3), randn(4, 3, seed=1)
+    expected = (Gaussian(0.5)(x, y) + Gaussian(2.0)(x, y)) / 2
+    torch.testing.assert_close(Gaussian((0.5, 2.0))(x, y), expected)
+    assert Gaussian([0.5, 2.0]) == Gaussian((0.5, 2.0))
+
+
+def test_distances_far_from_the_origin_keep_their_digits():
+    x, y = randn(6, 3), randn(5, 3, seed=1)
+    expected = (x[:, None] - y).square().sum(-1)
+    torch.testing.assert_close(squared_distances(x + 1e6, y + 1e6), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_kernels_broadcast_over_leading_dimensions():
+    x, y = randn(3, 1, 5, 2), randn(4, 6, 2, seed=1)
+    for kernel in KERNELS:
+        k = kernel(x, y)
+        assert k.shape == (3, 4, 5, 6)
+        torch.testing.assert_close(k[2, 1], kernel(x[2, 0], y[1]))
+
+
+@pytest.mark.parametrize("bandwidth", [0, 0.0, -1.0, math.inf, math.nan, "1", None, True, (1.0, 0.0), (1.0, "2"), ()])
+def test_a_bandwidth_is_positive(bandwidth):
+    with pytest.raises(ValueError, match="bandwidth must be"):
+        Gaussian(bandwidth)
+
+
+# MMD
+
+
+@settings(deadline=None, max_examples=40)
+@given(pairs_of_sets(), kernels, st.booleans(), st.integers(1, 9))
+def test_mmd_is_the_quadratic_loop_for_every_block(sets, kernel, unbiased, block):
+    x, y = sets
+    expected = slow_mmd2(x, y, kernel, unbiased)
+    scale = float(kernel(torch.cat(sets), torch.cat(sets)).abs().max())
+    assert abs(float(mmd2(x, y, kernel=kernel, unbiased=unbiased, block=block)) - expected) < 1e-12 * max(scale, 1)
+
+
+@settings(deadline=None)
+@given(pairs_of_sets(), kernels, st.booleans())
+def test_mmd_is_symmetric(sets, kernel, unbiased):
+    x, y = sets
+    one, two = (mmd2(*pair, kernel=kernel, unbiased=unbiased) for pair in ((x, y), (y, x)))
+    torch.testing.assert_close(one, two)
+
+
+@settings(deadline=None)
+@given(pairs_of_sets(), kernels)
+def test_v_is_never_negative_and_zero_for_equal_sets(sets, kernel):
+    x, y = sets
+    scale = float(kernel(torch.cat(sets), torch.cat(sets)).abs().max())
+    assert mmd2(x, y, kernel=kernel) > -1e-12 * max(scale, 1)
+    doubled = torch.cat([x.flip(0), x])  # order and repetition do not change a measure
+    assert abs(mmd2(x, doubled, kernel=kernel)) < 1e-12 * max(scale, 1)
+
+
+@settings(deadline=None)
+@given(pairs_of_sets(), st.integers(0, 1000), st.floats(0.1, 10))
+def test_the_gaussian_kernel_sees_no_isometry_and_no_common_scale(sets, seed, scale):
+    x, y = sets
+    rotation = torch.linalg.qr(randn(x.shape[1], x.shape[1], seed=seed))[0]
+    moved = [scale * (z @ rotation + 5) for z in sets]
+    torch.testing.assert_close(
+        mmd2(*moved, kernel=Gaussian(scale * 0.8)), mmd2(x, y, kernel=Gaussian(0.8)), rtol=1e-7, atol=1e-9
+    )
+
+
+@settings(deadline=None)
+@given(pairs_of_sets())
+def test_the_linear_kernel_is_the_distance_of_means(sets):
+    x, y = sets
+    torch.testing.assert_close(mmd2(x, y, kernel=Linear()), (x.mean(0) - y.mean(0)).square().sum())
+
+
+@settings(deadline=None)
+@given(pairs_of_sets(), kernels)
+def test_mmd_obeys_the_triangle_inequality(sets, kernel):
+    x, y = sets
+    z = randn(5, x.shape[1], seed=7)
+    xy, yz, xz = (mmd2(a, b, kernel=kernel).clamp(min=0).sqrt() for a, b in ((x, y), (y, z), (x, z)))
+    assert xz <= xy + yz + 1e-6 * (1 + xz)
+
+
+def test_mmd_broadcasts_over_leading_dimensions():
+    x, y = randn(3, 1, 5, 2), randn(4, 6, 2, seed=1)
+    for unbiased in (False, True):
+        values = mmd2(x, y, kernel=Gaussian(1.0), unbiased=unbiased, block=4)
+        assert values.shape == (3, 4)
+        torch.testing.assert_close(values[2, 1], mmd2(x[2, 0], y[1], kernel=Gaussian(1.0), unbiased=unbiased))
+
+
+def test_u_is_unbiased_and_v_is_too_large_by_the_traces():
+    repeats, n, m, kernel = 3000, 6, 9, Gaussian(1.0)
+    x, y = randn(repeats, n, 2), 0.5 + 1.3 * randn(repeats, m, 2, seed=1)
+    zero, eye = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    exact = mmd2_of_gaussians(zero, eye, zero + 0.5, 1.69 * eye, kernel=kernel)
+    u, v = (mmd2(x, y, kernel=kernel, unbiased=unbiased) for unbiased in (True, False))
+    assert abs(u.mean() - exact) < 4 * u.std() / repeats**0.5
+    traces = [1 - (1 + 2 * variance) ** -1 for variance in (1, 1.69)]  # 1 − E k(x, x′) in two dimensions
+    bias = traces[0] / n + traces[1] / m
+    assert abs(v.mean() - exact - bias) < 4 * v.std() / repeats**0.5
+    assert (u < 0).any()
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("block", [3, 100])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gradients(kernel, unbiased, block):
+    x, y = randn(4, 2).requires_grad_(), randn(5, 2, seed=1).requires_grad_()
+
+    def function(x, y):
+        return mmd2(x, y, kernel=kernel, unbiased=unbiased, block=block)
+
+    assert torch.autograd.gradcheck(function, (x, y))
+    assert torch.autograd.gradgradcheck(function, (x, y))
+
+
+@pytest.mark.parametrize("block", [3, 100])
+def test_gradients_reach_a_kernel_of_ones_own(block):
+    embed = torch.nn.Linear(2, 3).double()
+
+    def kernel(x, y):
+        return embed(x) @ embed(y).mT
+
+    mmd2(randn(5, 2), randn(7, 2, seed=1), kernel=kernel, block=block).backward()
+    assert embed.weight.grad.abs().min() > 0
+
+
+def test_a_point_that_two_sets_share_has_a_finite_gradient():
+    x = randn(3, 2).requires_grad_()
+    (g,) = torch.autograd.grad(mmd2(x, x.detach().clone(), kernel=Gaussian(1.0)), x)
+    assert g.abs().max() < 1e-12
+
+
+def test_float32_sums_do_not_drift():
+    x, y = randn(3000, 3), randn(3000, 3, seed=1)
+    exact = mmd2(x, y, kernel=Gaussian(2.0))
+    single = mmd2(x.float(), y.float(), kernel=Gaussian(2.0))
+    assert single.dtype == torch.float32
+    assert abs(single - exact) < 1e-7
+
+
+@pytest.mark.slow
+def test_twenty_thousand_points_in_one_gigabyte():
+    """20,000 × 20,000 kernel values are 1.6 GB in float32, and no more than a tile of them exists at a time."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("the peak memory of a process is read from /proc")
+    code = """if True:
+        import re, torch
+        from dmtutor.mmd import Gaussian, mmd2
+        x, y = torch.randn(2, 20_000, 64, generator=torch.Generator().manual_seed(0))
+        print(float(mmd2(x, y, kernel=Gaussian(8.0))))
+        print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+    """
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    value, peak = run.stdout.split()
+    assert 0 < float(value) < 1e-3
+    assert 1024 * int(peak) < 1e9
+
+
+def test_no_kernel_matrix_is_larger_than_a_tile():
+    seen = []
+
+    def kernel(x, y):
+        seen.append((x.shape[-2], y.shape[-2]))
+        return x @ y.mT
+
+    mmd2(randn(10, 2), randn(23, 2), kernel=kernel, block=4)
+    witness(randn(9, 2), randn(10, 2), randn(23, 2), kernel=kernel, block=4)
+    assert max(max(shape) for shape in seen) == 4
+
+
+# The witness
+
+
+@settings(deadline=None)
+@given(pairs_of_sets(), kernels, st.integers(1, 9))
+def test_the_witness_shows_the_whole_difference(sets, kernel, block):
+    x, y = sets
+    at_x, at_y = (witness(z, x, y, kernel=kernel, block=block) for z in sets)
+    torch.testing.assert_close(at_x.mean() - at_y.mean(), mmd2(x, y, kernel=kernel), rtol=1e-7, atol=1e-9)
+
+
+def test_no_other_function_of_unit_norm_shows_more():
+    x, y, kernel = randn(8, 2), 1 + randn(6, 2, seed=1), Gaussian(1.0)
+    mmd = mmd2(x, y, kernel=kernel).sqrt()
+    for seed in range(50):  # f = Σ_i w_i k(z_i, ·) with ‖f‖² = wᵀ K w = 1
+        z, w = randn(5, 2, seed=seed), randn(5, seed=seed + 100)
+        w = w / (w @ kernel(z, z) @ w).sqrt()
+        assert (kernel(x, z) @ w).mean() - (kernel(y, z) @ w).mean() <= mmd
+
+
+def test_the_witness_broadcasts_and_is_differentiable():
+    z, x, y = randn(4, 2).requires_grad_(), randn(3, 5, 2, seed=1), randn(3, 6, 2, seed=2)
+    f = witness(z, x, y, kernel=Gaussian(1.0))
+    assert f.shape == (3, 4)
+    torch.testing.assert_close(f[1], witness(z, x[1], y[1], kernel=Gaussian(1.0)))
+    assert torch.autograd.gradcheck(lambda z: witness(z, x, y, kernel=Gaussian(1.0), block=2), z)
+
+
+# The median heuristic
+
+
+def test_the_median_is_that_of_all_pairs():
+    x, y = randn(15, 3), randn(16, 3, seed=1)
+    expected = torch.pdist(torch.cat([x, y])).median()
+    assert median_bandwidth(x, y) == pytest.approx(float(expected), rel=1e-12)
+    assert Gaussian(median_bandwidth(x, y)).bandwidth > 0
+
+
+def test_some_points_give_about_the_same_median():
+    x, y = randn(1500, 3), randn(1500, 3, seed=1)
+    assert median_bandwidth(x, y, points=300) == pytest.approx(median_bandwidth(x, y, points=3000), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "x, options, message",
+    [
+        (torch.zeros(5, 2), {}, "x and y must hold different points; got a median distance of 0"),
+        (torch.zeros(2, 5, 2), {}, r"x and y must be \(n, d\) and \(m, d\)"),
+        (torch.zeros(5, 2), {"points": 0}, "points must be a positive integer; got 0"),
+    ],
+)
+def test_a_median_needs_different_points(x, options, message):
+    with pytest.raises(ValueError, match=message):
+        median_bandwidth(x, torch.zeros_like(x), **options)
+
+
+# Closed form
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(1, 3), st.floats(0.3, 3), st.integers(0, 1000))
+def test_the_closed_form_is_what_large_samples_give(d, h, seed):
+    mean, root_x, root_y = randn(d, seed=seed), randn(d, d, seed=seed + 1), randn(d, d, seed=seed + 2)
+    x, y = randn(2000, d, seed=seed + 3) @ root_x.T, mean + randn(2000, d, seed=seed + 4) @ root_y.T
+    kernel = Gaussian((h, 2 * h))
+    zero = torch.zeros(d, dtype=torch.float64)
+    exact = mmd2_of_gaussians(zero, root_x @ root_x.T, mean, root_y @ root_y.T, kernel=kernel)
+    assert abs(mmd2(x, y, kernel=kernel, unbiased=True) - exact) < 5 * (exact.sqrt() / 2000**0.5 + 1 / 2000)
+
+
+def test_point_masses_are_normal_distributions_without_variance():
+    mean_x, mean_y, none = randn(4, 2), randn(4, 2, seed=1), torch.zeros(4, 2, 2, dtype=torch.float64)
+    exact = mmd2_of_gaussians(mean_x, none, mean_y, none, kernel=Gaussian(1.3))
+    torch.testing.assert_close(exact, mmd2(mean_x[:, None], mean_y[:, None], kernel=Gaussian(1.3)))
+
+
+def test_the_closed_form_is_differentiable():
+    root = randn(2, 2)
+    mean, cov = randn(2).requires_grad_(), (root @ root.T).requires_grad_()
+    eye = torch.eye(2, dtype=torch.float64)
+
+    def function(mean, cov):
+        return mmd2_of_gaussians(mean, (cov + cov.mT) / 2, torch.zeros_like(mean), eye, kernel=Gaussian(1.0))
+
+    assert torch.autograd.gradcheck(function, (mean, cov))
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"cov_x": torch.eye(3)}, r"mean_x and cov_x must be \(…, 2\) and \(…, 2, 2\); got \(2,\) and \(3, 3\)"),
+        ({"mean_y": torch.zeros(3)}, r"mean_y and cov_y must be"),
+        ({"cov_y": torch.tensor([[1.0, 0.5], [0.0, 1.0]])}, "cov_y must be symmetric and positive semi-definite"),
+        ({"cov_x": -torch.eye(2)}, "cov_x must be symmetric and positive semi-definite"),
+        ({"cov_x": torch.full((2, 2), math.nan)}, "cov_x must be symmetric and positive semi-definite"),
+    ],
+)
+def test_normal_distributions_are_checked(wrong, message):
+    right = {"mean_x": torch.zeros(2), "cov_x": torch.eye(2), "mean_y": torch.ones(2), "cov_y": torch.eye(2)}
+    with pytest.raises(ValueError, match=message):
+        mmd2_of_gaussians(**{**right, **wrong}, kernel=Gaussian(1.0))
+    with pytest.raises(TypeError, match=r"kernel must be a Gaussian; got Linear\(\)"):
+        mmd2_of_gaussians(**right, kernel=Linear())
+
+
+# The two-sample test
+
+
+def slow_test(x, y, kernel, permutations, generator):
+    """One deal after the other."""
+    pooled, n = torch.cat([x, y]), len(x)
+    observed = mmd2(x, y, kernel=kernel, unbiased=True)
+    null = []
+    for deal in torch.rand(permutations, len(pooled), generator=generator).argsort(1):
+        null.append(mmd2(pooled[deal[:n]], pooled[deal[n:]], kernel=kernel, unbiased=True))
+    null = torch.stack(null)
+    return observed, null, (int((null >= observed).sum()) + 1) / (permutations + 1)
+
+
+@settings(deadline=None, max_examples=20)
+@given(pairs_of_sets(), kernels)
+def test_the_test_is_what_its_definition_says(sets, kernel):
+    x, y = sets
+    result = two_sample_test(x, y, kernel=kernel, permutations=20, generator=seeded())
+    observed, null, _ = slow_test(x, y, kernel, 20, seeded())
+    scale = float(kernel(torch.cat(sets), torch.cat(sets)).abs().max())
+    torch.testing.assert_close(result.statistic, observed, rtol=0, atol=1e-11 * max(scale, 1))
+    torch.testing.assert_close(result.null, null, rtol=0, atol=1e-11 * max(scale, 1))
+
+
+def test_pvalues_and_batches():
+    x, y = randn(3, 12, 2), 0.8 + randn(3, 9, 2, seed=1)
+    result = two_sample_test(x, y, kernel=Gaussian(1.0), permutations=50, generator=seeded())
+    assert result.statistic.shape == result.pvalue.shape == (3,)
+    assert result.null.shape == (3, 50)
+    for i in range(3):
+        assert float(result.pvalue[i]) == pytest.approx(slow_test(x[i], y[i], Gaussian(1.0), 50, seeded())[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ties_count(dtype):
+    """Two against two: of six deals the given one and its mirror image tie, and rounding must not part them."""
+    x, y = randn(2, 2, dtype=dtype), 5 + randn(2, 2, seed=1, dtype=dtype)
+    result = two_sample_test(x, y, kernel=Gaussian(1.0), permutations=2000, generator=seeded())
+    assert float(result.pvalue) == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_false_alarms_keep_their_level():
+    x, y = randn(1000, 8, 2), randn(1000, 12, 2, seed=1)
+    p = two_sample_test(x, y, kernel=Gaussian(1.0), permutations=199, generator=seeded()).pvalue
+    for level in (0.05, 0.2, 0.5):
+        share = (p <= level).double().mean()
+        assert abs(share - level) < 4 * (level * (1 - level) / 1000) ** 0.5
+    assert p.min() >= 1 / 200
+
+
+def test_it_finds_a_difference_and_the_generator_decides():
+    x, y = randn(60, 2), 1.5 + randn(60, 2, seed=1)
+    one, same, other = (
+        two_sample_test(x, y, kernel=Gaussian(1.0), permutations=99, generator=seeded(seed)) for seed in (0, 0, 1)
+    )
+    assert float(one.pvalue) == 0.01
+    assert torch.equal(one.null, same.null) and not torch.equal(one.null, other.null)
+
+
+@pytest.mark.parametrize("generator", [None, 0])
+def test_a_test_needs_a_generator(generator):
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator"):
+        two_sample_test(randn(4, 2), randn(4, 2), kernel=Linear(), generator=generator)
+
+
+@pytest.mark.parametrize(
+    "x, y, options, message",
+    [
+        (randn(1, 2), randn(4, 2), {}, "x must hold at least two points; got 1"),
+        (randn(4, 2), randn(1, 2), {}, "y must hold at least two points; got 1"),
+        (randn(3, 4, 2), randn(4, 2), {}, r"y must have x's leading dimensions \(3,\); got \(\)"),
+        (randn(4, 2), randn(4, 2), {"permutations": 0}, "permutations must be a positive integer; got 0"),
+    ],
+)
+def test_samples_are_checked(x, y, options, message):
+    with pytest.raises(ValueError, match=message):
+        two_sample_test(x, y, kernel=Linear(), generator=seeded(), **options)
+
+
+# Bad input
+
+
+FUNCTIONS = {
+    "mmd2": lambda x, y: mmd2(x, y, kernel=Gaussian(1.0)),
+    "witness": lambda x, y: witness(x, x, y, kernel=Gaussian(1.0)),
+    "two_sample_test": lambda x, y: two_sample_test(x, y, kernel=Gaussian(1.0), generator=seeded()),
+    "median_bandwidth": median_bandwidth,
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+@pytest.mark.parametrize(
+    "y, error, message",
+    [
+        (randn(4, 3), ValueError, "y must have (x|points)'s 2 dimensions; got 3"),
+        (randn(4), ValueError, r"y must be points \(…, n, d\) with n, d ≥ 1, of floating point; got \(4,\)"),
+        (randn(0, 2), ValueError, r"y must be points .* got \(0, 2\)"),
+        (torch.ones(4, 2, dtype=torch.int64), ValueError, r"y must be points .* of torch\.int64"),
+        (randn(4, 2).float(), ValueError, r"y must be torch\.float64 on cpu like (x|points); got torch\.float32"),
+        (torch.full((4, 2), math.nan).double(), ValueError, "y must be finite; got 8 coordinates NaN or infinite"),
+        (torch.full((4, 2), math.inf).double(), ValueError, "y must be finite"),
+        ([[0.0, 1.0]], TypeError, "y must be a tensor; got list"),
+    ],
+)
+def test_sets_are_checked(function, y, error, message):
+    with pytest.raises(error, match=message):
+        function(randn(5, 2), y)
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_the_unbiased_estimator_needs_two_points(name):
+    sets = {"x": randn(4, 2), "y": randn(4, 2), name: randn(1, 2)}
+    assert mmd2(**sets, kernel=Gaussian(1.0)) > 0
+    with pytest.raises(ValueError, match=f"{name} must hold at least two points for the unbiased estimator; got 1"):
+        mmd2(**sets, kernel=Gaussian(1.0), unbiased=True)
+
+
+@pytest.mark.parametrize("block", [0, -1, 2.0, None])
+def test_a_block_is_positive(block):
+    for function in (mmd2, lambda x, y, **options: witness(x, x, y, **options)):
+        with pytest.raises(ValueError, match="block must be a positive integer"):
+            function(randn(4, 2), randn(4, 2), kernel=Linear(), block=block)
