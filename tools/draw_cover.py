@@ -17,7 +17,7 @@ def main():
     train, _ = load("mnist5k")
     start = random_subset(train, 1, generator=torch.Generator().manual_seed(0))
     means = replace(start, images=torch.stack([train.of_class(c).mean(0) for c in range(10)]))
-    sets = {"Random": start, "DM": condense(train, ipc=1, seed=0), "Mean": means}
+    sets = {"Random": start, "DM": condense(train, ipc=1, seed=0, progress=False), "Mean": means}
     names = {"Random": "random digits", "DM": "learned digits", "Mean": "mean digits"}
     ladder = {row["method"]: row["accuracies"].mean for row in results.load("distribution_matching")["rows"]
               if row["experiment"] == "ladder" and row["ipc"] == 1}  # fmt: skip
