@@ -24,6 +24,13 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says a default where there is one to say."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, True) else super()._get_help_string(action)
+
+
 def main(arguments=None):
     """Run a command. Exit code 2 and one line for bad input, before any work; files are written whole or not."""
     parsed = parser().parse_args(arguments)
@@ -44,7 +51,7 @@ def parser():
     top = Parser(prog="python -m dmtutor", description="Dataset condensation in one command.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    formatter = argparse.ArgumentDefaultsHelpFormatter
+    formatter = Help
 
     make = commands.add_parser("condense", formatter_class=formatter, help="make a small set, say what it is worth")
     make.set_defaults(run=_condense)
@@ -62,7 +69,7 @@ def parser():
         default = f.default if f.default is not MISSING else None
         kind = {int | None: _integer_or_none, int: int, float: float, float | None: float}.get(f.type, str)
         group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X",
-                           help=f"quick default: {default}")  # fmt: skip
+                           help=f"quick default: {'by ipc and data' if default is None else default}")  # fmt: skip
 
     score = commands.add_parser("evaluate", formatter_class=formatter, help="score a set on real images")
     score.set_defaults(run=_evaluate)
