@@ -1,6 +1,6 @@
 """The dials of distribution matching on MNIST-5k: what chapter 7 shows and what the defaults were chosen by.
 
-    python benchmarks/distribution_matching.py                 # all of it: about half an hour on two cores
+    python benchmarks/distribution_matching.py                 # all of it
     python benchmarks/distribution_matching.py batch_real width
 
 Every dial is turned on a validation part of the training images; the test images are read by `ladder` alone.
