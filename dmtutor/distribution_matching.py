@@ -1,20 +1,17 @@
 """Distribution matching: learn a small set whose mean embeddings agree with those of the real images."""
 
-import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
-from . import __version__
-from .augmentation import SiameseAugment
-from .checks import check_number, check_positive
-from .coresets import check_ipc, random_subset
-from .networks import ConvNet, check_architecture
-from .randomness import keyed_generator, root_seed
+from .checks import check_positive
+from .randomness import keyed_generator
+from .steps import Config, Steps, start
 
 
 @dataclass(frozen=True, kw_only=True)
-class DMConfig:
+class DMConfig(Config):
     """All that changes the result of distribution matching, besides the data and the seed.
 
     The defaults are quick: minutes on a laptop. :meth:`reference` gives the published setting.
@@ -59,19 +56,12 @@ class DMConfig:
     ValueError: ipc must be a positive integer; got 0
     """
 
-    ipc: int = 10
+    method: ClassVar[str] = "dm"
+
     iterations: int | None = None
     batch_real: int | None = None
     lr_img: float | None = None
     schedule: str = "linear"
-    momentum: float = 0.5
-    init: str = "real"
-    augment: str | None = None
-    width: int = 32
-    depth: int = 3
-    norm: str = "instance"
-    activation: str = "relu"
-    pooling: str = "avg"
     block: int | None = 16
 
     def __post_init__(self):
@@ -79,24 +69,11 @@ class DMConfig:
         for name, default in (("iterations", 1000 / self.ipc**0.5), ("batch_real", 4 * self.ipc**0.5)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, max(1, round(default)))  # the class is frozen
-            check_positive(name, getattr(self, name))
+        super().__post_init__()
         if self.block is not None:
             check_positive("block", self.block)
-        if self.lr_img is not None:
-            check_number("lr_img", self.lr_img)
-            if not 0 < self.lr_img < float("inf"):
-                raise ValueError(f"lr_img must be positive; got {self.lr_img!r}")
-        check_number("momentum", self.momentum)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1); got {self.momentum!r}")
         if self.norm == "batch" and self.block is not None:
             raise ValueError("block must be None for norm='batch': its statistics couple the images of all classes")
-        if self.schedule not in ("linear", "constant"):
-            raise ValueError(f"schedule must be 'linear' or 'constant'; got {self.schedule!r}")
-        if self.init not in ("real", "noise"):
-            raise ValueError(f"init must be 'real' or 'noise'; got {self.init!r}")
-        if self.augment is not None:
-            SiameseAugment(self.augment)
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
@@ -165,7 +142,7 @@ def dm_steps(real, *, config, generator):
     Returns
     -------
     DMSteps
-        An iterator of :class:`.Step`. ``len(steps)`` is the number of iterations.
+        An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations.
 
     Raises
     ------
@@ -185,99 +162,16 @@ def dm_steps(real, *, config, generator):
     >>> steps.synthetic
     LabeledImages(10 images of 1×28×28, 10 classes)
     """
-    if not isinstance(config, DMConfig):
-        raise TypeError(f"config must be a DMConfig; got {config!r}")
-    if not real.counts.all():
-        raise ValueError("real must hold images of every class")
-    if config.init == "real":
-        check_ipc(real, config.ipc)
-    architecture = {k: getattr(config, k) for k in ("width", "depth", "norm", "activation", "pooling")}
-    check_architecture(real.images.shape[2:], **architecture)
-    if config.augment is None:
-        config = replace(config, augment=real.meta.get("augment", "none"))
-    return DMSteps(real, config, root_seed(generator))
+    return start(DMSteps, DMConfig, real, config, generator)
 
 
-class Step:
-    """What one iteration leaves behind.
-
-    Attributes
-    ----------
-    iteration : int
-        From 1 on.
-    loss : Tensor, ()
-        Summed over classes, of the images before the step; detached.
-    synthetic : LabeledImages
-        A snapshot of the images, made when it is read.
-    """
-
-    def __init__(self, steps, loss):
-        self.iteration, self.loss, self._steps = steps.iteration, loss, steps
-
-    @property
-    def synthetic(self):
-        return self._steps.synthetic
-
-
-class DMSteps:
+class DMSteps(Steps):
     """The iterator that :func:`dm_steps` returns. Its state is (configuration, root, iteration, pixels, momentum)."""
 
     def __init__(self, real, config, root):
-        self.config, self.root, self.iteration = config, root, 0
-        self.real, self.real_of_class = real, [real.of_class(c) for c in range(len(real.classes))]
-        self.augment = SiameseAugment(config.augment)
-        self.network = ConvNet(
-            channels=real.images.shape[1], image_size=real.images.shape[2:], classes=len(real.classes),
-            width=config.width, depth=config.depth, norm=config.norm, activation=config.activation,
-            pooling=config.pooling, generator=keyed_generator(root, "network", 0),
-        ).requires_grad_(False)  # fmt: skip
-        self.network.to(real.images, memory_format=torch.channels_last)
+        super().__init__(real, config, root)
         if config.lr_img is None:
             self.config = replace(config, lr_img=512 * config.ipc / self.network.embedding_dim)
-        draw = keyed_generator(root, "init")
-        if config.init == "real":
-            start = random_subset(real, config.ipc, generator=draw)
-            self.images, self.labels = start.images.clone(), start.labels
-        else:
-            shape = (len(real.classes) * config.ipc, *real.images.shape[1:])
-            self.images = torch.randn(shape, generator=draw).to(real.images)
-            self.labels = torch.arange(len(real.classes), device=self.images.device).repeat_interleave(config.ipc)
-        self.momentum = torch.zeros_like(self.images)
-
-    def __len__(self):
-        return self.config.iterations
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if self.iteration == len(self):
-            raise StopIteration
-        loss, gradient = self.loss_and_gradient()
-        momentum = self.config.momentum * self.momentum + gradient
-        images = self.images - self.step_size * momentum
-        # In one statement, so that an interruption leaves a state from before the step or from after it.
-        self.images, self.momentum, self.iteration = images, momentum, self.iteration + 1
-        return Step(self, loss)
-
-    @property
-    def step_size(self):
-        """η of the coming step."""
-        falls = self.config.schedule == "linear"
-        return self.config.lr_img * (1 - self.iteration / len(self) if falls else 1)
-
-    @property
-    def synthetic(self):
-        """The images as they are now: a copy."""
-        meta = {
-            "method": "dm",
-            "name": self.real.meta.get("name", ""),
-            "augment": self.real.meta.get("augment", "none"),
-            "config": asdict(self.config),
-            "iteration": self.iteration,
-            "versions": {"dmtutor": __version__, "torch": str(torch.__version__)},
-        }
-        return replace(self.real, images=self.images.clone(), labels=self.labels.clone(), meta=meta)
 
     def loss_and_gradient(self):
         """The objective under this iteration's draws, at the images as they are.
@@ -294,19 +188,12 @@ class DMSteps:
         losses, gradients = zip(*(self._match_in_blocks(c) for c in classes), strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
-    def _draw(self, c):
-        """This iteration's real batch of class c, (B, C, H, W), and its augmentation ω."""
-        pool = self.real_of_class[c]
-        order = torch.randperm(len(pool), generator=keyed_generator(self.root, "batch", self.iteration, c))
-        batch = pool[order[: self.config.batch_real].to(pool.device)]
-        return batch, self.augment.sample(1, generator=keyed_generator(self.root, "augment", self.iteration, c))
-
     def _match(self, classes):
         """Loss and gradient of these classes, in one forward pass of each side."""
         syn = self.images[torch.isin(self.labels, torch.tensor(classes).to(self.labels))].requires_grad_()
         reals, syns = [], []
         for c, s in zip(classes, syn.split(self.config.ipc), strict=True):
-            batch, omega = self._draw(c)
+            batch, omega = self.draw(c)
             reals.append(self.augment.apply(batch, omega))
             syns.append(self.augment.apply(s, omega))
         with torch.no_grad():
@@ -323,7 +210,7 @@ class DMSteps:
         vector-Jacobian product of each block with 2Δ/M.
         """
         ipc, block = self.config.ipc, self.config.block
-        batch, omega = self._draw(c)
+        batch, omega = self.draw(c)
         syn = self.images[c * ipc : (c + 1) * ipc]
         with torch.no_grad():
             delta = -self._mean_embedding(batch, omega)
@@ -342,40 +229,3 @@ class DMSteps:
         """Mean of ψ(A(x, ω)) over the images, (d',), block by block."""
         blocks = images.split(self.config.block)
         return sum(self.network.embed(self.augment.apply(b, omega)).sum(0) for b in blocks) / len(images)
-
-    @property
-    def fingerprint(self):
-        """A checksum of labels, first and last image, which keeps a state from going on with other data."""
-        some = (self.real.labels, self.real.images[0], self.real.images[-1])
-        return zlib.crc32(b"".join(t.cpu().contiguous().numpy().tobytes() for t in some))
-
-    def state_dict(self):
-        """What it takes to go on later: plain types and tensors. Networks and batches follow from the root."""
-        return {
-            "config": asdict(self.config),
-            "root": self.root,
-            "real": self.fingerprint,
-            "iteration": self.iteration,
-            "images": self.images.cpu().clone(),
-            "momentum": self.momentum.cpu().clone(),
-        }
-
-    def load_state_dict(self, state):
-        """Go on from a state of a run with the same configuration, generator and data.
-
-        Raises
-        ------
-        ValueError
-            If one of them differs.
-        """
-        ours = asdict(self.config)
-        different = [k for k in ours if state["config"].get(k) != ours[k]]
-        if different:
-            changes = ", ".join(f"{k}={state['config'].get(k)!r} there, {ours[k]!r} here" for k in different)
-            raise ValueError(f"state must be of a run with the same configuration; got {changes}")
-        if state["root"] != self.root:
-            raise ValueError("state must be of a run with the same seed; this one had another")
-        if state["real"] != self.fingerprint:
-            raise ValueError("state must be of a run on the same data; this one had other images")
-        self.iteration = state["iteration"]
-        self.images, self.momentum = (state[k].to(self.images) for k in ("images", "momentum"))

@@ -77,7 +77,7 @@ def test_an_unknown_field_lists_the_valid_ones():
 )
 def test_bad_input_is_refused_before_any_step(monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dmtutor.distribution_matching.DMSteps.__next__", lambda _: pytest.fail("work has started"))
+    monkeypatch.setattr("dmtutor.steps.Steps.__next__", lambda _: pytest.fail("work has started"))
     with pytest.raises(ValueError, match=message):
         condense(real_images(), **{**TINY, **arguments})
 

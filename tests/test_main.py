@@ -235,7 +235,7 @@ BAD_FLAGS = [
 @pytest.mark.parametrize(("flags", "message"), BAD_FLAGS, ids=[flags for flags, _ in BAD_FLAGS])
 def test_condense_refuses(folder, capsys, monkeypatch, flags, message):
     (folder / "S.pt").write_bytes(b"precious")
-    monkeypatch.setattr("dmtutor.distribution_matching.DMSteps.__next__", lambda _: pytest.fail("work has started"))
+    monkeypatch.setattr("dmtutor.steps.Steps.__next__", lambda _: pytest.fail("work has started"))
     fails(capsys, f"condense --dataset data.npz --output S.pt --width 4 {flags}", message)
     assert (folder / "S.pt").read_bytes() == b"precious"
     assert sorted(os.listdir()) == ["S.pt", "data.npz"]

@@ -1,0 +1,248 @@
+"""What all methods have in common: the fields of their configurations, and steps that can be interrupted."""
+
+import zlib
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from . import __version__
+from .augmentation import SiameseAugment
+from .checks import check_number, check_positive
+from .coresets import check_ipc, random_subset
+from .networks import ConvNet, check_architecture
+from .randomness import keyed_generator, root_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The fields of every method.
+
+    Parameters
+    ----------
+    ipc : int
+        Synthetic images per class.
+    iterations : int
+        Steps on the synthetic images.
+    batch_real : int
+        Real images of each class in a step.
+    lr_img : float
+        Step size on the pixels.
+    schedule : {"linear", "constant"}
+        Whether the step falls linearly to zero over the iterations, or stays as published.
+    momentum : float
+        Of the steps, in [0, 1).
+    init : {"real", "noise"}
+        Start from random real images or from Gaussian noise.
+    augment : str, optional
+        Strategy of :class:`~dmtutor.SiameseAugment`; the data set's own if None.
+    width, depth, norm, activation, pooling
+        The network, see :class:`~dmtutor.ConvNet`.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range.
+    """
+
+    method: ClassVar[str]
+
+    ipc: int = 10
+    iterations: int = 1000
+    batch_real: int = 16
+    lr_img: float = 1.0
+    schedule: str = "constant"
+    momentum: float = 0.5
+    init: str = "real"
+    augment: str | None = None
+    width: int = 32
+    depth: int = 3
+    norm: str = "instance"
+    activation: str = "relu"
+    pooling: str = "avg"
+
+    def __post_init__(self):
+        for name in ("ipc", "iterations", "batch_real"):
+            check_positive(name, getattr(self, name))
+        if self.lr_img is not None:
+            check_step_size("lr_img", self.lr_img)
+        check_number("momentum", self.momentum)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1); got {self.momentum!r}")
+        check_one_of("schedule", self.schedule, ("linear", "constant"))
+        check_one_of("init", self.init, ("real", "noise"))
+        if self.augment is not None:
+            SiameseAugment(self.augment)
+
+    @property
+    def architecture(self):
+        """The network's fields, as keywords of :class:`~dmtutor.ConvNet`."""
+        return {name: getattr(self, name) for name in ("width", "depth", "norm", "activation", "pooling")}
+
+
+def start(steps_type, config_type, real, config, generator):
+    """Check all that can be checked before any work, then make the steps of a run."""
+    if not isinstance(config, config_type):
+        raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
+    if not real.counts.all():
+        raise ValueError("real must hold images of every class")
+    if config.init == "real":
+        check_ipc(real, config.ipc)
+    check_architecture(real.images.shape[2:], **config.architecture)
+    if config.augment is None:
+        config = replace(config, augment=real.meta.get("augment", "none"))
+    return steps_type(real, config, root_seed(generator))
+
+
+class Step:
+    """What one iteration leaves behind.
+
+    Attributes
+    ----------
+    iteration : int
+        From 1 on.
+    loss : Tensor, ()
+        Of the images before the step; detached.
+    synthetic : LabeledImages
+        A snapshot of the images, made when it is read.
+    """
+
+    def __init__(self, steps, loss):
+        self.iteration, self.loss, self._steps = steps.iteration, loss, steps
+
+    @property
+    def synthetic(self):
+        return self._steps.synthetic
+
+
+class Steps:
+    """An iterator of :class:`Step`, one for each iteration. A method says what the loss is, and its gradient.
+
+    The state of a run is (configuration, root, iteration, and the tensors that ``variables`` names).
+    """
+
+    variables = ("images", "momentum")
+
+    def __init__(self, real, config, root):
+        self.config, self.root, self.iteration = config, root, 0
+        self.real, self.real_of_class = real, [real.of_class(c) for c in range(len(real.classes))]
+        self.augment = SiameseAugment(config.augment)
+        self.network = ConvNet(
+            channels=real.images.shape[1], image_size=real.images.shape[2:], classes=len(real.classes),
+            **config.architecture, generator=keyed_generator(root, "network", 0),
+        ).requires_grad_(False)  # fmt: skip
+        self.network.to(real.images, memory_format=torch.channels_last)
+        draw = keyed_generator(root, "init")
+        if config.init == "real":
+            subset = random_subset(real, config.ipc, generator=draw)
+            self.images, self.labels = subset.images.clone(), subset.labels
+        else:
+            shape = (len(real.classes) * config.ipc, *real.images.shape[1:])
+            self.images = torch.randn(shape, generator=draw).to(real.images)
+            self.labels = torch.arange(len(real.classes), device=self.images.device).repeat_interleave(config.ipc)
+        self.momentum = torch.zeros_like(self.images)
+
+    def __len__(self):
+        return self.config.iterations
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.iteration == len(self):
+            raise StopIteration
+        loss, changes = self.advance()
+        # At once, so that an interruption leaves a state from before the step or from after it.
+        vars(self).update(changes, iteration=self.iteration + 1)
+        return Step(self, loss)
+
+    def advance(self):
+        """The loss, and the variables after one step of SGD on the pixels: a dict."""
+        loss, gradient = self.loss_and_gradient()
+        momentum = self.config.momentum * self.momentum + gradient
+        return loss, {"images": self.images - self.step_size * momentum, "momentum": momentum}
+
+    def loss_and_gradient(self):
+        """The objective under this iteration's draws, at the images as they are.
+
+        Returns
+        -------
+        loss : Tensor, ()
+        gradient : Tensor, (n, C, H, W)
+        """
+        raise NotImplementedError
+
+    def draw(self, c):
+        """This iteration's real batch of class c, (B, C, H, W), and its augmentation ω."""
+        pool = self.real_of_class[c]
+        order = torch.randperm(len(pool), generator=keyed_generator(self.root, "batch", self.iteration, c))
+        batch = pool[order[: self.config.batch_real].to(pool.device)]
+        return batch, self.augment.sample(1, generator=keyed_generator(self.root, "augment", self.iteration, c))
+
+    @property
+    def step_size(self):
+        """η of the coming step."""
+        falls = self.config.schedule == "linear"
+        return self.config.lr_img * (1 - self.iteration / len(self) if falls else 1)
+
+    @property
+    def synthetic(self):
+        """The images as they are now: a copy."""
+        meta = {
+            "method": self.config.method,
+            "name": self.real.meta.get("name", ""),
+            "augment": self.real.meta.get("augment", "none"),
+            "config": asdict(self.config),
+            "iteration": self.iteration,
+            "versions": {"dmtutor": __version__, "torch": str(torch.__version__)},
+        }
+        return replace(self.real, images=self.images.clone(), labels=self.labels.clone(), meta=meta)
+
+    @property
+    def fingerprint(self):
+        """A checksum of labels, first and last image, which keeps a state from going on with other data."""
+        some = (self.real.labels, self.real.images[0], self.real.images[-1])
+        return zlib.crc32(b"".join(t.cpu().contiguous().numpy().tobytes() for t in some))
+
+    def state_dict(self):
+        """What it takes to go on later: plain types and tensors. Networks and batches follow from the root."""
+        return {
+            "method": self.config.method,
+            "config": asdict(self.config),
+            "root": self.root,
+            "real": self.fingerprint,
+            "iteration": self.iteration,
+            **{name: getattr(self, name).cpu().clone() for name in self.variables},
+        }
+
+    def load_state_dict(self, state):
+        """Go on from a state of a run with the same configuration, generator and data.
+
+        Raises
+        ------
+        ValueError
+            If one of them differs.
+        """
+        ours = {"method": self.config.method, **asdict(self.config)}
+        theirs = {"method": state.get("method"), **state["config"]}
+        different = [k for k in ours if theirs.get(k) != ours[k]]
+        if different:
+            changes = ", ".join(f"{k}={theirs.get(k)!r} there, {ours[k]!r} here" for k in different)
+            raise ValueError(f"state must be of a run with the same configuration; got {changes}")
+        if state["root"] != self.root:
+            raise ValueError("state must be of a run with the same seed; this one had another")
+        if state["real"] != self.fingerprint:
+            raise ValueError("state must be of a run on the same data; this one had other images")
+        tensors = {name: state[name].to(getattr(self, name)) for name in self.variables}
+        vars(self).update(tensors, iteration=state["iteration"])
+
+
+def check_step_size(name, value):
+    check_number(name, value)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive; got {value!r}")
+
+
+def check_one_of(name, value, known):
+    if value not in known:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; got {value!r}")
