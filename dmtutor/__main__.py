@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import fields
 
 import torch
 
@@ -64,12 +64,10 @@ def parser():
     make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
     _data_flags(make, dataset_default="mnist5k")
     _evaluation_flags(make)
-    group = make.add_argument_group("fields of the configuration")
-    for f in fields(METHODS["dm"][0]):
-        default = f.default if f.default is not MISSING else None
-        kind = {int | None: _integer_or_none, int: int, float: float, float | None: float}.get(f.type, str)
-        group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X",
-                           help=f"quick default: {'by ipc and data' if default is None else default}")  # fmt: skip
+    group = make.add_argument_group("fields of the configuration, with their quick defaults")
+    for name, (kind, defaults) in _fields().items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X",
+                           help=defaults)  # fmt: skip
 
     score = commands.add_parser("evaluate", formatter_class=formatter, help="score a set on real images")
     score.set_defaults(run=_evaluate)
@@ -78,6 +76,24 @@ def parser():
     score.add_argument("--seed", type=int, default=0, help="of the networks")
     _evaluation_flags(score)
     return top
+
+
+def _fields():
+    """The fields of all methods: {name: (type for argparse, help)}. The help groups methods by their default."""
+    found = {}
+    for method, (config_type, _) in METHODS.items():
+        for f in fields(config_type):
+            default = "by ipc and data" if f.default is None else str(f.default)
+            found.setdefault(f.name, (f.type, {}))[1].setdefault(default, []).append(method)
+    kinds = {bool: _boolean, int | None: _integer_or_none, int: int, float: float, float | None: float}
+    told = {
+        name: "; ".join(
+            default if len(methods) == len(METHODS) else f"{', '.join(methods)}: {default}"
+            for default, methods in defaults.items()
+        )
+        for name, (_, defaults) in found.items()
+    }
+    return {name: (kinds.get(kind, str), told[name]) for name, (kind, _) in found.items()}
 
 
 def _data_flags(command, dataset_default):
@@ -99,12 +115,22 @@ def _integer_or_none(text):
     return None if text.lower() == "none" else int(text)
 
 
+def _boolean(text):
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false; got {text!r}")
+    return text.lower() == "true"
+
+
 def _condense(parsed):
     files.check_output(parsed.output, "--output")
     _check(parsed)
     config_type, _ = METHODS[parsed.method]
     names = [f.name for f in fields(config_type)]
-    given = {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
+    given = {name: getattr(parsed, name) for name in _fields() if hasattr(parsed, name)}
+    for name in given:
+        if name not in names:
+            flag, all_flags = (", ".join(f"--{n.replace('_', '-')}" for n in group) for group in ([name], names))
+            raise ValueError(f"{flag} is not a field of {parsed.method}; it has {all_flags}")
     config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
     train, test = load(parsed.dataset, root=parsed.root, size=parsed.size)
     if parsed.evaluate:
