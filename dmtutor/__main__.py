@@ -1,12 +1,13 @@
 """Condense and evaluate from the shell: ``python -m dmtutor condense --help``."""
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 
 import torch
 
-from . import __version__, files
+from . import __version__, files, sharding
 from .checks import check_positive, check_seed
 from .condensation import METHODS, condense
 from .coresets import check_ipc, random_subset
@@ -20,7 +21,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors take one line."""
 
     def error(self, message):
-        print(f"{self.prog}: error: {message} (--help lists what there is)", file=sys.stderr)
+        tell(f"{self.prog}: error: {message} (--help lists what there is)")
         sys.exit(2)
 
 
@@ -37,13 +38,19 @@ def main(arguments=None):
     try:
         parsed.run(parsed)
     except (ValueError, TypeError, OSError) as error:
-        print(f"python -m dmtutor {parsed.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
         checkpoint = getattr(parsed, "checkpoint", None)
         advice = f"; the same command goes on from {checkpoint}" if checkpoint else ""
-        print(f"\nstopped{advice}", file=sys.stderr)
+        tell(f"\nstopped{advice}")
         sys.exit(130)
+
+
+def tell(line):
+    """Print one line on stderr; of the processes that ``torchrun`` started, the first alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def parser():
@@ -53,7 +60,9 @@ def parser():
     commands = top.add_subparsers(dest="command", required=True)
     formatter = Help
 
-    make = commands.add_parser("condense", formatter_class=formatter, help="make a small set, say what it is worth")
+    make = commands.add_parser("condense", formatter_class=formatter, help="make a small set, say what it is worth",
+                               epilog="torchrun --nproc-per-node N -m dmtutor condense ... shares the classes among N "
+                                      "processes; on a CPU the file is the same, bit for bit.")  # fmt: skip
     make.set_defaults(run=_condense)
     make.add_argument("--output", required=True, metavar="S.pt", help="file to write the condensed set to")
     make.add_argument("--method", choices=METHODS, default="dm", help="how to condense")
@@ -122,6 +131,7 @@ def _boolean(text):
 
 
 def _condense(parsed):
+    sharding.join()
     files.check_output(parsed.output, "--output")
     _check(parsed)
     config_type, _ = METHODS[parsed.method]
@@ -140,6 +150,10 @@ def _condense(parsed):
         train, parsed.method, seed=parsed.seed, device=parsed.device, checkpoint=parsed.checkpoint,
         **{name: getattr(config, name) for name in names},
     )  # fmt: skip
+    first = sharding.rank() == 0
+    sharding.leave()
+    if not first:
+        return
     synthetic.save(parsed.output)
     print(f"{parsed.output}: {len(synthetic)} images, {config.ipc} per class of {parsed.dataset}", flush=True)
     if parsed.evaluate:

@@ -6,11 +6,18 @@ from dataclasses import fields, replace
 import torch
 from tqdm.auto import tqdm
 
-from . import files
+from . import files, sharding
 from .checks import check_seed
 from .distribution_matching import DMConfig, dm_steps
+from .gradient_matching import DCConfig, DSAConfig, dc_steps
+from .unrolling import DDConfig, dd_steps
 
-METHODS = {"dm": (DMConfig, dm_steps)}
+METHODS = {
+    "dd": (DDConfig, dd_steps),
+    "dc": (DCConfig, dc_steps),
+    "dsa": (DSAConfig, dc_steps),
+    "dm": (DMConfig, dm_steps),
+}
 
 
 def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, checkpoint=None, **config_fields):
@@ -19,7 +26,8 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     Parameters
     ----------
     train : LabeledImages
-    method : {"dm"}
+    method : {"dm", "dsa", "dc", "dd"}
+        Distribution matching, gradient matching with Siamese augmentation and without, or dataset distillation.
     ipc : int
         Images per class.
     seed : int
@@ -30,9 +38,10 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         Show a progress bar.
     checkpoint : path, optional
         Write the state of the run to this file once a minute and when interrupted, and go on from it if it exists.
-        The result is the same as without the interruption.
+        The result is the same as without the interruption. Processes that share the work save once a minute only.
     **config_fields
-        Other fields of the method's configuration, such as :class:`DMConfig`.
+        Other fields of the method's configuration: :class:`DMConfig`, :class:`DSAConfig`, :class:`DCConfig`,
+        :class:`DDConfig`.
 
     Returns
     -------
@@ -45,6 +54,11 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         If a field is not one of the configuration's.
     ValueError
         Before any work, if a value is out of range or does not fit the data.
+
+    Notes
+    -----
+    Where ``torch.distributed`` has been initialised, as ``torchrun -m dmtutor condense`` does, its processes share
+    the classes. Every one returns the whole set, on a CPU the same bits as from one process.
 
     Examples
     --------
@@ -62,25 +76,53 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     if unknown:
         raise TypeError(f"unknown field {', '.join(unknown)} of {config_type.__name__}; it has {', '.join(valid)}")
     config = config_type(ipc=ipc, **config_fields)
-    steps = make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed))
+    options = {}
+    alone, first = sharding.processes() == 1, sharding.rank() == 0
+    if not alone:
+        if method != "dm":
+            raise ValueError(f"method must be dm where processes share the work; got {method!r}")
+        options["classes"] = sharding.share(len(train.classes))
+    steps = make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed), **options)
     if checkpoint is not None:
         checkpoint = files.check_output(checkpoint, "checkpoint")
-        if checkpoint.exists():
-            steps.load_state_dict(files.read(checkpoint, keys=steps.state_dict()))
+        if sharding.agree(checkpoint.exists()):
+            load_run(steps, checkpoint, **options)
 
     saved = time.monotonic()
-    bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not progress)
+    images = len(train.classes) * (config.batch_real + ipc)  # in a step
+    bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
     try:
         with bar:
             for step in steps:
                 bar.update()
                 if step.iteration % 10 == 0 and progress:
-                    bar.set_postfix_str(f"loss {float(step.loss):.4g}", refresh=False)
-                if checkpoint is not None and time.monotonic() - saved > 60:
-                    files.write(steps.state_dict(), checkpoint)
+                    loss, rate = float(sharding.gather(step.loss[None]).sum()), bar.format_dict["rate"] or 0
+                    bar.set_postfix_str(f"loss {loss:.4g}, {rate * images:.0f} images/s", refresh=False)
+                if checkpoint is not None and sharding.agree(time.monotonic() - saved > 60):
+                    save_run(steps, checkpoint)
                     saved = time.monotonic()
     finally:
-        if checkpoint is not None:
-            files.write(steps.state_dict(), checkpoint)
-    synthetic = steps.synthetic.to("cpu")
-    return replace(synthetic, meta={**synthetic.meta, "seed": seed})
+        if checkpoint is not None and (alone or steps.iteration == len(steps)):
+            save_run(steps, checkpoint)
+    synthetic = steps.synthetic
+    images, labels = sharding.gather(synthetic.images), sharding.gather(synthetic.labels)
+    return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": seed})
+
+
+def save_run(steps, path):
+    """Write the state of a run, of all its processes together."""
+    state = steps.state_dict()
+    if sharding.processes() > 1:
+        state.update({name: sharding.gather(state[name]) for name in steps.variables})
+    if sharding.rank() == 0:
+        files.write(state, path)
+
+
+def load_run(steps, path, classes=None):
+    """Go on from a state that any number of processes wrote."""
+    state = files.read(path, keys=steps.state_dict())
+    if classes is not None:
+        ipc = steps.config.ipc
+        rows = slice(ipc * classes.start, ipc * classes.stop)
+        state.update({name: state[name][rows] for name in steps.variables})
+    steps.load_state_dict(state)

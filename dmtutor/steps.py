@@ -1,5 +1,6 @@
 """What all methods have in common: the fields of their configurations, and steps that can be interrupted."""
 
+import ctypes
 import zlib
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
@@ -80,7 +81,7 @@ class Config:
         return {name: getattr(self, name) for name in ("width", "depth", "norm", "activation", "pooling")}
 
 
-def start(steps_type, config_type, real, config, generator):
+def start(steps_type, config_type, real, config, generator, **options):
     """Check all that can be checked before any work, then make the steps of a run."""
     if not isinstance(config, config_type):
         raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
@@ -91,7 +92,28 @@ def start(steps_type, config_type, real, config, generator):
     check_architecture(real.images.shape[2:], **config.architecture)
     if config.augment is None:
         config = replace(config, augment=real.meta.get("augment", "none"))
-    return steps_type(real, config, root_seed(generator))
+    if real.images.device.type == "cpu":
+        keep_freed_memory()
+    return steps_type(real, config, root_seed(generator), **options)
+
+
+def keep_freed_memory():
+    """Have this process keep the memory it frees, for its next tensor: on Linux, up to twice the speed on a CPU.
+
+    A layer's output is some megabytes. glibc gives so much back to the system as soon as it is freed, and the system
+    clears every 4 KB of it again when the next layer asks. Here it is told not to, up to 1 GB a tensor and 2 GB in
+    all, in place of its defaults ``M_MMAP_THRESHOLD`` and ``M_TRIM_THRESHOLD``. Results are the same. Without glibc
+    (macOS, Windows, Alpine) nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 2**30)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class Step:
@@ -124,8 +146,9 @@ class Steps:
     variables = ("images", "momentum")
 
     def __init__(self, real, config, root):
-        self.config, self.root, self.iteration = config, root, 0
-        self.real, self.real_of_class = real, [real.of_class(c) for c in range(len(real.classes))]
+        self.config, self.root, self.iteration, self.real = config, root, 0, real
+        # Rows instead of images: no second copy of the data.
+        self.rows_of_class = real.labels.argsort(stable=True).split(real.counts.tolist())
         self.augment = SiameseAugment(config.augment)
         self.network = ConvNet(
             channels=real.images.shape[1], image_size=real.images.shape[2:], classes=len(real.classes),
@@ -174,9 +197,9 @@ class Steps:
 
     def draw(self, c):
         """This iteration's real batch of class c, (B, C, H, W), and its augmentation ω."""
-        pool = self.real_of_class[c]
-        order = torch.randperm(len(pool), generator=keyed_generator(self.root, "batch", self.iteration, c))
-        batch = pool[order[: self.config.batch_real].to(pool.device)]
+        rows = self.rows_of_class[c]
+        order = torch.randperm(len(rows), generator=keyed_generator(self.root, "batch", self.iteration, c))
+        batch = self.real.images[rows[order[: self.config.batch_real].to(rows.device)]]
         return batch, self.augment.sample(1, generator=keyed_generator(self.root, "augment", self.iteration, c))
 
     @property

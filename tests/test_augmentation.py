@@ -295,3 +295,34 @@ def test_draws_must_divide_the_images(k):
     augment = SiameseAugment("flip")
     with pytest.raises(ValueError, match=f"divisor of the number of images, 4; got {k}"):
         augment.apply(images(), augment.sample(k, generator=seeded()))
+
+
+# On the way back -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_given_its_numbers_an_operation_is_affine_in_the_image(name):
+    """A(x) = Jx + b: so the gradient at one image is the gradient at all."""
+    x, y = images(2), images(2).flip(0) + 0.5
+    u = torch.rand(2, 4, generator=seeded(3), dtype=torch.float64)
+    between = OPERATIONS[name](0.3 * x + 0.7 * y, u)
+    torch.testing.assert_close(between, 0.3 * OPERATIONS[name](x, u) + 0.7 * OPERATIONS[name](y, u))
+
+
+@pytest.mark.parametrize("name", ["crop", "cutout", "flip"])
+def test_a_gradient_returns_to_the_pixel_it_came_from(name):
+    """Operations that move or drop pixels, run backwards, bring each one home, and zero for those dropped."""
+    for seed in range(20):
+        x = images(2).requires_grad_()
+        u = torch.rand(2, 4, generator=seeded(seed), dtype=torch.float64)
+        y = OPERATIONS[name](x, u)
+        (back,) = torch.autograd.grad(y, x, y.detach())
+        kept = back != 0
+        assert torch.equal(back[kept], x.detach()[kept])
+        assert kept.sum() == (y != 0).sum()
+
+
+def test_saturation_does_nothing_to_one_channel():
+    x = images(2, channels=1)
+    full, none = (OPERATIONS["color"](x, numbers(0.2, u, 0.7, n=2)) for u in (1.0, 0.0))
+    torch.testing.assert_close(full, none)

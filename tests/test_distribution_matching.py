@@ -1,6 +1,11 @@
 import dataclasses
 import io
 import itertools
+import os
+import platform
+import subprocess
+import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -8,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from dmtutor import DMConfig, dm_steps, from_arrays, keyed_generator, mean_distance
 from dmtutor.data import AUGMENT, LabeledImages
+from dmtutor.steps import keep_freed_memory
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "lr_img": 1.0, "width": 4, "depth": 2, "block": 3}
 
@@ -44,6 +50,8 @@ def finish(steps):
         *itertools.product(["ipc", "iterations", "batch_real", "block"], [0, -1, 1.5, "3", True]),
         *itertools.product(["lr_img"], [0, -1.0, float("nan"), float("inf")]),
         *itertools.product(["momentum"], [-0.1, 1, float("nan")]),
+        *itertools.product(["average"], [-0.1, 1, "0.5", float("nan")]),
+        *itertools.product(["compile"], [1, "true", None]),
         ("init", "random"),
         ("augment", "colour"),
     ],
@@ -385,6 +393,112 @@ def test_it_learns():
         return sum(losses)
 
     assert distance(steps.images) < 0.7 * distance(start)
+
+
+@pytest.mark.parametrize("average", [0.5, 0.9])
+def test_the_average_weighs_the_images_after_each_step(average):
+    """Σ aⁱ S_{t−i} / Σ aⁱ; the steps themselves stay as they were."""
+    real = real_images(dtype=torch.float64)
+    plain = [step.synthetic.images for step in make(real)]
+    steps = make(real, average=average)
+    assert torch.equal(steps.synthetic.images, make(real).images)  # nothing to average yet
+    for t, step in enumerate(steps, 1):
+        weights = [average**i for i in reversed(range(t))]
+        expected = sum(w * s for w, s in zip(weights, plain, strict=False)) / sum(weights)
+        torch.testing.assert_close(step.synthetic.images, expected, rtol=0, atol=1e-12)
+        assert torch.equal(steps.images, plain[t - 1])
+
+
+def test_the_average_is_part_of_the_state():
+    whole = finish(make(average=0.8))
+    first = make(average=0.8)
+    next(first), next(first)
+    second = make(average=0.8)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(finish(second), whole)
+    assert not torch.equal(whole, finish(make()))
+    with pytest.raises(ValueError, match=r"same configuration.*average=0\.8 there, 0\.0 here"):
+        make().load_state_dict(first.state_dict())
+
+
+def test_an_average_settles_where_a_constant_step_does_not():
+    """On ½(s − n_t)² with noise n, SGD wanders about the optimum; its average wanders less."""
+    steps = make(iterations=400, average=0.98, schedule="constant", lr_img=0.3, momentum=0.0, ipc=1)
+    noise = torch.randn(401, *steps.images.shape, generator=seeded())
+    steps.loss_and_gradient = lambda: (torch.zeros(()), steps.images - noise[steps.iteration])
+    wandering = finish(steps).square().mean()
+    assert wandering < 0.2 * steps.images.square().mean()
+
+
+# Speed ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_makes_no_copy_of_the_data():
+    steps = make(real_images((60, 60, 60)))
+    mine = [v for v in vars(steps).values() if isinstance(v, torch.Tensor)]
+    assert sum(t.numel() for t in mine) < steps.real.images.numel() / 4
+    assert steps.real.images.data_ptr() == make(steps.real).real.images.data_ptr()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="freed memory is glibc's matter")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    """Page faults, in a fresh process: every 4 KB that the system has to clear is one."""
+    count = """
+import resource, torch
+from dmtutor.steps import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        x = torch.zeros(1_000_000); y = x + 1; z = y + 1; del x, y, z
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+before = faults()
+keep_freed_memory(); faults()
+print(before, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < 100 < 1_000 < before
+
+
+def test_without_glibc_nothing_happens(monkeypatch):
+    for failure in (AttributeError, OSError, TypeError):
+        monkeypatch.setattr("ctypes.CDLL", mock.Mock(side_effect=failure))
+        keep_freed_memory()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at it, else hidden
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
+def test_translated_it_is_the_same_and_translated_once(shape):
+    pixels = torch.rand(27, *shape, generator=seeded())
+    real = from_arrays(pixels, torch.arange(27) % 3).to(dtype=torch.float64)
+    fields = {"ipc": 4, "block": 3, "batch_real": 8, "iterations": 12, "augment": "color_crop_cutout_flip_scale_rotate"}
+    plain, steps = make(real, **fields), make(real, compile=True, **fields)
+    for _ in range(2):
+        next(plain), next(steps)
+    counters = torch._dynamo.utils.counters
+    before = counters["stats"]["unique_graphs"]
+    assert before > 0
+    finish(plain), finish(steps)
+    assert counters["stats"]["unique_graphs"] == before
+    torch.testing.assert_close(steps.images, plain.images, rtol=0, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_translation_is_refused(tmp_path):
+    attempt = """
+import torch
+from dmtutor import DMConfig, dm_steps, from_arrays
+real = from_arrays(torch.rand(6, 8, 8), torch.arange(6) % 2)
+config = DMConfig(ipc=1, width=4, depth=2, batch_real=2, compile=True)
+try:
+    dm_steps(real, config=config, generator=torch.Generator().manual_seed(0))
+except ValueError as error:
+    print(error)
+"""
+    environment = {**os.environ, "CXX": str(tmp_path / "missing"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", attempt], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("compile must be False where torch.compile finds no compiler (g++ for a CPU); got")
 
 
 # Seeds and states ----------------------------------------------------------------------------------------------------

@@ -154,6 +154,21 @@ def test_batch_statistics():
     assert gradient < 1e-9
 
 
+@pytest.mark.parametrize("fields", [{"average": 0.9}, {"schedule": "constant"}, {"init": "noise"}])
+def test_options_leave_loss_and_gradient_as_published(fields):
+    loss, gradient = compare("RGB", augment="color_crop_cutout_flip_scale_rotate", steps_before=2, width=16, **fields)
+    assert loss < 1e-9
+    assert gradient < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at it, else hidden
+def test_translated_by_a_compiler():
+    loss, gradient = compare("RGB", augment="rotate", compile=True)
+    assert loss < 1e-9
+    assert gradient < 1e-9
+
+
 def test_after_some_steps_with_operations_that_change():
     loss, gradient = compare("RGB", augment="color_crop_cutout_flip_scale_rotate", steps_before=3, width=16)
     assert loss < 1e-9

@@ -16,13 +16,13 @@ def load(name):
     Parameters
     ----------
     name : str
-        ``"distribution_matching"``: the dials of chapter 7, by ``benchmarks/distribution_matching.py``.
+        That of the script in ``benchmarks/`` which wrote them, such as ``"distribution_matching"``.
 
     Returns
     -------
     dict
         ``provenance``: command, commit, device, versions and date of the run. ``rows``: a list of dicts, one for
-        each setting, with its ``accuracies``, an :class:`~dmtutor.Accuracies`.
+        each setting; where sets were evaluated, with their ``accuracies``, an :class:`~dmtutor.Accuracies`.
 
     Raises
     ------
@@ -41,7 +41,8 @@ def load(name):
         raise ValueError(f"name must be one of {', '.join(stored)}; got {name!r}")
     content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     for row in content["rows"]:
-        row["accuracies"] = unpack(row["accuracies"])
+        if "accuracies" in row:
+            row["accuracies"] = unpack(row["accuracies"])
     return content
 
 

@@ -1,0 +1,96 @@
+"""What augmentation does to learned digits, on MNIST-5k: the tables of chapter 6.
+
+    python benchmarks/augmentation.py                 # all of it: about a quarter of an hour of one core
+    python benchmarks/augmentation.py operation       # some of: operation, siamese, recipe
+
+One image per class and short runs, judged on a validation part of the training images; the test images are not read.
+Results go to dmtutor/results/augmentation.json, row by row, so a run that was stopped goes on where it was. One
+thread does the work, and seconds are the processor's.
+"""
+
+import sys
+import time
+from dataclasses import replace
+
+import torch
+from store import Table
+
+from dmtutor import DMConfig, Recipe, SiameseAugment, dm_steps, evaluate, load, random_subset, results
+from dmtutor.augmentation import OPERATIONS, Draws
+from dmtutor.gradient_matching import DSAConfig, dc_steps
+
+SETS, NETWORKS = 3, 2
+METHODS = {
+    "DSA": (dc_steps, DSAConfig(ipc=1, iterations=80, width=16, lr_img=1.0)),
+    "DM": (dm_steps, DMConfig(ipc=1, iterations=300, batch_real=16)),
+}
+DIGITS = "color_crop_cutout_scale_rotate"  # the papers' strategy for digits: all six but the flip
+STRATEGIES = ("none", *OPERATIONS, "crop_scale_rotate", DIGITS, "_".join(OPERATIONS))
+
+
+class TwoDraws(SiameseAugment):
+    """Not Siamese: two draws, one for the real images, one for those that are learned, which require a gradient."""
+
+    def sample(self, k, *, generator, **more):
+        first, second = (super(TwoDraws, self).sample(k, generator=generator, **more) for _ in range(2))
+        return Draws(torch.stack([first.operation, second.operation]), torch.stack([first.u, second.u]))
+
+    def apply(self, x, draws):
+        side = int(x.requires_grad)
+        return super().apply(x, Draws(draws.operation[side], draws.u[side]))
+
+
+def seeded(number):
+    return torch.Generator().manual_seed(number)
+
+
+def condensed(method, real, seed, strategy, draws):
+    """One set: `draws` says whether both sides have the same ω."""
+    make_steps, config = METHODS[method]
+    steps = make_steps(real, config=replace(config, augment=strategy), generator=seeded(seed))
+    if draws == "independent":
+        steps.augment = TwoDraws(strategy)
+    for _ in steps:
+        pass
+    return steps.synthetic
+
+
+def settings():
+    """What identifies a row, and the augmentation that the judge trains with: None is the data set's own."""
+    for strategy in STRATEGIES:
+        yield {"experiment": "operation", "method": "DSA", "augment": strategy, "draws": "shared"}, None
+    yield {"experiment": "siamese", "method": "DSA", "augment": DIGITS, "draws": "independent"}, None
+    for strategy, draws in (("none", "shared"), (DIGITS, "independent"), (DIGITS, "shared")):
+        yield {"experiment": "siamese", "method": "DM", "augment": strategy, "draws": draws}, None
+    for strategy in STRATEGIES:
+        yield {"experiment": "recipe", "method": "Random", "recipe": strategy}, strategy
+
+
+def make(key, real, seed):
+    """One set and the seconds that it took."""
+    if key["method"] == "Random":
+        return random_subset(real, 1, generator=seeded(seed)), 0.0
+    start = time.process_time()
+    synthetic = condensed(key["method"], real, seed, key["augment"], key["draws"])
+    return synthetic, round(time.process_time() - start, 1)
+
+
+def main(wanted):
+    torch.set_num_threads(1)
+    train, _ = load("mnist5k")
+    rest, validation = train.split(0.2, generator=seeded(0))
+    configs = {name: str(config) for name, (_, config) in METHODS.items()}
+    recipe = f"{Recipe()}, {NETWORKS} networks for each set"
+    table = Table("augmentation", command="python benchmarks/augmentation.py", configs=configs, recipe=recipe)
+    for key, judge in settings():
+        if (wanted and key["experiment"] not in wanted) or table.find(**key):
+            continue
+        sets, seconds = zip(*(make(key, rest, seed) for seed in range(SETS)), strict=True)
+        recipe = Recipe(augment=judge)
+        accuracies = evaluate(sets, validation, networks=NETWORKS, recipe=recipe, generator=seeded(0))
+        table.add({**key, "seconds": seconds, "accuracies": results.pack(accuracies)})
+        print(f"{key}: {accuracies}, {seconds} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

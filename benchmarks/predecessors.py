@@ -1,0 +1,147 @@
+"""DD, DC, DSA and DM on MNIST-5k at one processor time: the tables of chapters 4 to 6.
+
+    python benchmarks/predecessors.py                 # all of it: about 100 minutes of one core
+    python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder
+
+Every method has the same time to condense and the same number of settings to choose from, on a validation part of
+the training images. The test images are read by `ladder` alone, with the setting that `search` favoured. Results go
+to dmtutor/results/predecessors.json, row by row, so a run that was stopped goes on where it was. One thread does
+the work, and seconds are the processor's, so they hardly depend on what else the machine does.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from store import Table
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dmtutor import Recipe, evaluate, load, random_subset, results
+from dmtutor.condensation import METHODS
+
+NETWORKS = 2  # for each set
+SETS = {1: 5, 10: 3}
+SECONDS = {1: 30, 10: 60}  # of one quiet core for a set, about: the iterations below were counted off from it
+DD = {"inner_steps": 10, "batch_real": 8, "lr_lr": 0.02}
+SETTINGS = {  # method: ipc: two settings to choose from
+    "DD": {
+        1: [{"iterations": 135, **DD, "lr_img": lr} for lr in (0.1, 0.2)],
+        10: [{"iterations": 270, **DD, "lr_img": lr} for lr in (0.05, 0.1)],
+    },
+    "DC": {
+        1: [{"iterations": 230, "lr_img": lr} for lr in (0.5, 1.0)],
+        10: [{"iterations": n, "lr_img": 10.0, "training_epochs": e} for n, e in ((125, 5), (220, 1))],
+    },
+    "DSA": {
+        1: [{"iterations": 220, "lr_img": lr} for lr in (0.5, 1.0)],
+        10: [{"iterations": n, "lr_img": 10.0, "training_epochs": e} for n, e in ((125, 5), (220, 1))],
+    },
+    "DM": {
+        1: [{"iterations": 820, "lr_img": lr} for lr in (0.5, 1.0)],
+        10: [{"iterations": 670, "lr_img": lr} for lr in (5.0, 10.0)],
+    },
+}
+
+
+def new_steps(method, train, seed, changes):
+    config_type, make_steps = METHODS[method.lower()]
+    return make_steps(train, config=config_type(**changes), generator=torch.Generator().manual_seed(seed))
+
+
+def make(method, train, seed, changes):
+    """One set, and the seconds of one core that it took."""
+    start = time.process_time()
+    if method == "Random":
+        return random_subset(train, changes["ipc"], generator=torch.Generator().manual_seed(seed)), 0.0
+    steps = new_steps(method, train, seed, changes)
+    for _ in steps:
+        pass
+    return steps.synthetic, time.process_time() - start
+
+
+def score(method, sets, train, judge, changes):
+    """What is stored of a setting."""
+    made, seconds = zip(*(make(method, train, seed, changes) for seed in range(sets)), strict=True)
+    accuracies = evaluate(made, judge, networks=NETWORKS, generator=torch.Generator().manual_seed(0))
+    return {"seconds": [round(s, 1) for s in seconds], "accuracies": results.pack(accuracies)}, accuracies
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions, forward and backward: they are what all methods spend their time on."""
+
+    forward = backward = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.forward += function is torch.ops.aten.convolution.default
+        self.backward += function is torch.ops.aten.convolution_backward.default
+        return function(*args, **(kwargs or {}))
+
+
+def measure(method, changes):
+    """Seconds and convolutions of a step, megabytes above the data: meant for a process of its own."""
+    torch.set_num_threads(1)
+    train, _ = load("mnist5k")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    steps = new_steps(method, train, 0, changes)
+    next(steps)
+    cycle, start = 20, time.process_time()
+    for _ in range(cycle):
+        next(steps)
+    seconds = (time.process_time() - start) / cycle
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    with Convolutions() as count:
+        for _ in range(cycle):
+            next(steps)
+    each = cycle * steps.config.depth  # a pass through a network is `depth` convolutions
+    passes = {"forward": round(count.forward / each, 1), "backward": round(count.backward / each, 1)}
+    print(json.dumps({"milliseconds": round(1000 * seconds, 1), "megabytes": round(peak / 1024), **passes}))
+
+
+def cost(method, changes):
+    code = f"import predecessors; predecessors.measure({method!r}, {changes!r})"
+    here = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
+    return json.loads(done.stdout)
+
+
+def main(wanted):
+    torch.set_num_threads(1)
+    train, test = load("mnist5k")
+    rest, validation = train.split(0.2, generator=torch.Generator().manual_seed(0))
+    recipe = f"{Recipe()}, {NETWORKS} networks for each set"
+    table = Table("predecessors", command="python benchmarks/predecessors.py", recipe=recipe)
+
+    def missing(**key):
+        return (not wanted or key["experiment"] in wanted) and table.find(**key) is None
+
+    for ipc in SETS:
+        for method in SETTINGS:
+            for changes in SETTINGS[method][ipc]:
+                key = {"experiment": "search", "method": method, "ipc": ipc, "changes": changes}
+                if missing(**key):
+                    row, accuracies = score(method, 1, rest, validation, {"ipc": ipc, **changes})
+                    table.add({**key, **row})
+                    print(f"{key}: {accuracies}, {row['seconds']} s", flush=True)
+        for method in ("Random", *SETTINGS):
+            tried = [row for row in table.rows if row["experiment"] == "search" and row["ipc"] == ipc
+                     and row["method"] == method]  # fmt: skip
+            if method != "Random" and len(tried) < len(SETTINGS[method][ipc]):
+                continue
+            best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean, default={"changes": {}})
+            changes = {"ipc": ipc, **best["changes"]}
+            if method != "Random" and missing(experiment="cost", method=method, ipc=ipc):
+                row = cost(method, changes)
+                table.add({"experiment": "cost", "method": method, "ipc": ipc, "changes": best["changes"], **row})
+                print(method, ipc, row, flush=True)
+            if missing(experiment="ladder", method=method, ipc=ipc):
+                row, accuracies = score(method, SETS[ipc], train, test, changes)
+                table.add({"experiment": "ladder", "method": method, "ipc": ipc, "changes": best["changes"], **row})
+                print(f"{method} {ipc}: {accuracies}, {row['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,51 @@
+"""What all benchmarks share: rows are stored one by one, with where they come from."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import torch
+
+import dmtutor
+
+FOLDER = Path(dmtutor.__file__).parent / "results"
+
+
+def provenance(**more):
+    """Commit, device, versions and date, for the results of this run."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=FOLDER)
+    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
+    device = f"{(names or [platform.processor()])[0]}, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        device += f", {torch.cuda.get_device_name()}"
+    versions = {"dmtutor": dmtutor.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    here = {"commit": git.stdout.strip(), "device": device, "versions": versions, "date": date.today().isoformat()}
+    return {**here, **more}
+
+
+class Table:
+    """The rows of a result file: what is there already, and a way to add to it."""
+
+    def __init__(self, name, **more):
+        self.path = FOLDER / f"{name}.json"
+        new = {"provenance": provenance(**more), "rows": []}
+        self.content = json.loads(self.path.read_text()) if self.path.exists() else new
+
+    @property
+    def rows(self):
+        return self.content["rows"]
+
+    def find(self, **key):
+        """The first row with these values, or None."""
+        return next((row for row in self.rows if all(row.get(k) == v for k, v in key.items())), None)
+
+    def add(self, row):
+        """Append a row; the file is replaced as a whole."""
+        self.rows.append(row)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.content, indent=1) + "\n")
+        os.replace(partial, self.path)

@@ -1,0 +1,67 @@
+"""The classes of one run, divided among the processes that ``torchrun`` starts.
+
+No class's gradient depends on another class, so the processes have nothing to tell each other while they work. They
+talk to show a loss, to save, and to put the result together.
+"""
+
+import os
+
+import torch
+from torch import distributed
+
+
+def join():
+    """Join the processes that ``torchrun`` started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        distributed.init_process_group("gloo")
+
+
+def leave():
+    """Part from them: what follows is the first process's work alone."""
+    if processes() > 1:
+        distributed.destroy_process_group()
+
+
+def processes():
+    """How many processes share the work: 1 outside ``torchrun``."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank():
+    """Which of them this one is, from 0."""
+    return distributed.get_rank() if processes() > 1 else 0
+
+
+def share(n):
+    """The part of 0 … n − 1 that is this process's: numbers in a row, as many as another's or one more.
+
+    Raises
+    ------
+    ValueError
+        If there are more processes than numbers.
+
+    Examples
+    --------
+    >>> share(10)
+    range(0, 10)
+    """
+    if processes() > n:
+        raise ValueError(f"the number of processes must be at most {n}, the number of classes; got {processes()}")
+    return range(n * rank() // processes(), n * (rank() + 1) // processes())
+
+
+def gather(part):
+    """The parts (n_p, …) of all processes one after the other, on the CPU: in every process the same (Σ n_p, …)."""
+    if processes() == 1:
+        return part.cpu()
+    parts = [None] * processes()
+    distributed.all_gather_object(parts, part.cpu())
+    return torch.cat(parts)
+
+
+def agree(value):
+    """What the first process says, in every process."""
+    values = [value]
+    if processes() > 1:
+        distributed.broadcast_object_list(values)
+    return values[0]

@@ -1,0 +1,175 @@
+"""Classes divided among processes: first their arithmetic in one process, then real processes of `torchrun`."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import dmtutor.__main__ as shell
+from dmtutor import DMConfig, LabeledImages, condense, dm_steps, files, from_arrays, load, sharding
+
+TINY = {"ipc": 2, "iterations": 5, "batch_real": 5, "width": 4, "depth": 2, "block": 3}
+FLAGS = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def real_images(classes=5, seed=0):
+    pixels = torch.rand(classes * 8, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return from_arrays(pixels, torch.arange(classes * 8) % classes)
+
+
+def make(classes=None, real=None, **fields):
+    config = DMConfig(**{**TINY, **fields})
+    return dm_steps(real or real_images(), config=config, generator=torch.Generator().manual_seed(0), classes=classes)
+
+
+def finish(steps):
+    losses = [step.loss for step in steps]
+    return steps.synthetic, torch.stack(losses)
+
+
+# Some of the classes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [{}, {"init": "noise"}, {"average": 0.8}, {"ipc": 1, "augment": "none"}])
+@pytest.mark.parametrize("parts", [[[0, 1], [2, 3, 4]], [[0], [1], [2], [3], [4]], [[1, 4], [0, 2, 3]]])
+def test_parts_put_together_are_the_whole_run_to_the_bit(parts, fields):
+    whole, losses = finish(make(**fields))
+    runs = [finish(make(classes, **fields)) for classes in parts]
+    for classes, (part, _) in zip(parts, runs, strict=True):
+        assert part.labels.unique().tolist() == classes
+        for c in classes:
+            assert torch.equal(part.of_class(c), whole.of_class(c))
+    torch.testing.assert_close(sum(part_losses for _, part_losses in runs), losses)
+
+
+@pytest.mark.parametrize("classes", [[], [5], [-1], [1, 1], [2, 1], [0.5], ["a"]])
+def test_classes_that_are_no_part_are_refused(classes):
+    with pytest.raises(ValueError, match=r"classes must be ascending numbers of classes in 0 … 4; got \["):
+        make(classes)
+
+
+def test_classes_that_share_a_forward_pass_cannot_be_divided():
+    for fields in ({"block": None}, {"block": None, "norm": "batch"}):
+        with pytest.raises(ValueError, match="block must not be None where classes, or processes, share the work"):
+            make([0, 1], **fields)
+        assert len(make([0, 1, 2, 3, 4], **fields).synthetic) == 10
+
+
+# Who has which -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 10])
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_every_class_has_one_process(monkeypatch, n, processes):
+    monkeypatch.setattr(sharding, "processes", lambda: processes)
+    if processes > n:
+        with pytest.raises(ValueError, match=f"number of processes must be at most {n}, .*; got {processes}"):
+            sharding.share(n)
+        return
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr(sharding, "rank", lambda rank=rank: rank)
+        shares.append(sharding.share(n))
+    assert [c for share in shares for c in share] == list(range(n))
+    sizes = {len(share) for share in shares}
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_alone_it_needs_no_group():
+    assert (sharding.processes(), sharding.rank(), sharding.agree(3)) == (1, 0, 3)
+    part = torch.arange(3)
+    assert torch.equal(sharding.gather(part), part)
+
+
+def pretend(monkeypatch, processes, rank=0):
+    monkeypatch.setattr(sharding, "processes", lambda: processes)
+    monkeypatch.setattr(sharding, "rank", lambda: rank)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "number of processes must be at most 5, the number of classes; got 6"),
+        ({"block": None, "norm": "batch"}, "block must not be None where classes, or processes, share the work"),
+        ({"method": "dd"}, "method must be dm where processes share the work; got 'dd'"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_before_any_step(monkeypatch, arguments, message):
+    monkeypatch.setattr("dmtutor.steps.Steps.__next__", lambda _: pytest.fail("work has started"))
+    pretend(monkeypatch, 2 if arguments else 6)
+    with pytest.raises(ValueError, match=message):
+        condense(real_images(), progress=False, **(arguments if "method" in arguments else {**TINY, **arguments}))
+
+
+def test_of_many_processes_one_complains(monkeypatch, capsys):
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        for command in (["condense", "--output", "missing/S.pt"], ["condense"]):
+            with pytest.raises(SystemExit):
+                shell.main(command)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+# Processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder in which one, two and three processes have made a set; three went on from what one had begun."""
+    folder = tmp_path_factory.mktemp("made")
+    pixels = torch.randint(256, (40, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = torch.arange(40) % 5
+    np.savez(folder / "data.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    train, _ = load(str(folder / "data.npz"))
+    begun = make(real=train)
+    next(begun), next(begun)
+    files.write(begun.state_dict(), folder / "run.pt")
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    running = []
+    for n, start, extra in ((1, [], []), (2, [*torchrun, "2"], []), (3, [*torchrun, "3"], ["--checkpoint", "run.pt"])):
+        command = [sys.executable, *start, "-m", "dmtutor", "condense", "--dataset", "data.npz", "--no-evaluate",
+                   "--output", f"{n}.pt", *FLAGS, *extra]  # fmt: skip
+        running.append(subprocess.Popen(command, cwd=folder, env=environment, text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE))  # fmt: skip
+    try:
+        told = {n: (*process.communicate(timeout=300), process.returncode) for n, process in enumerate(running, 1)}
+    finally:
+        for process in running:
+            process.kill()
+    assert [code for _, _, code in told.values()] == [0, 0, 0], told
+    return folder, told, train
+
+
+def test_any_number_of_processes_writes_the_same_file(made):
+    folder, _, _ = made
+    one, two, three = ((folder / f"{n}.pt").read_bytes() for n in (1, 2, 3))
+    assert one == two
+    assert one == three  # also from where another number of processes had stopped
+    assert sorted(os.listdir(folder)) == ["1.pt", "2.pt", "3.pt", "data.npz", "run.pt"]
+
+
+def test_it_is_the_run_of_this_process(made):
+    folder, _, train = made
+    assert torch.equal(LabeledImages.load(folder / "2.pt").images, finish(make(real=train))[0].images)
+
+
+def test_a_shared_checkpoint_is_that_of_one_process(made):
+    folder, _, train = made
+    steps = make(real=train)
+    finish(steps)
+    state, shared = steps.state_dict(), files.read(folder / "run.pt", keys=steps.state_dict())
+    for name in steps.variables:
+        assert torch.equal(shared.pop(name), state.pop(name))
+    assert shared == state
+
+
+def test_the_first_process_alone_speaks(made):
+    _, told, _ = made
+    for n, (out, err, _) in told.items():
+        assert out == f"{n}.pt: 10 images, 2 per class of data.npz\n"
+        assert err.count("?step/s") == 1, err  # one bar begins
