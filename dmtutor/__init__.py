@@ -4,24 +4,33 @@ __version__ = "0.1.0"
 
 from .augmentation import SiameseAugment
 from .condensation import condense
-from .coresets import random_subset
+from .coresets import herding, k_center, random_subset
 from .data import LabeledImages, from_arrays, load
 from .distribution_matching import DMConfig, dm_steps, mean_distance
 from .evaluation import Accuracies, Recipe, evaluate, train_network
+from .gradient_matching import DCConfig, DSAConfig, dc_steps
 from .networks import ConvNet
 from .randomness import keyed_generator, root_seed
+from .unrolling import DDConfig, dd_steps
 
 __all__ = [
     "Accuracies",
     "ConvNet",
+    "DCConfig",
+    "DDConfig",
     "DMConfig",
+    "DSAConfig",
     "LabeledImages",
     "Recipe",
     "SiameseAugment",
     "condense",
+    "dc_steps",
+    "dd_steps",
     "dm_steps",
     "evaluate",
     "from_arrays",
+    "herding",
+    "k_center",
     "keyed_generator",
     "load",
     "mean_distance",

@@ -15,6 +15,7 @@ PAPER, INK = "#fcfbf8", "#222222"
 COLORS = {
     "Random": "#8c8c8c",
     "Herding": "#00644b",
+    "k-center": "#8a6d00",
     "DD": "#a03a78",
     "DC": "#0072b2",
     "DSA": "#3a9bd9",
