@@ -60,7 +60,7 @@ class DCConfig(Config):
     batch_train : int
         Images in a step of that training.
     distance : {"cosine", "squared"}
-        See :func:`gradient_distance`.
+        See :func:`~dmtutor.gradient_matching.gradient_distance`.
 
     Raises
     ------
