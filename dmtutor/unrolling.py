@@ -255,9 +255,9 @@ def dd_steps(real, *, config, generator):
     .. math:: \min_{S, \eta} \; \mathbb{E}_{\theta_0} \, \ell(\theta_\tau; T), \qquad
         \theta_{t+1} = \theta_t - \eta_t \, \nabla_\theta \ell(\theta_t; S)
 
-    Every step draws initial weights, trains from them on S by :func:`~dmtutor.unrolling.unroll`, judges the trained network by its
-    cross-entropy on real images, and differentiates through the whole training: by the pixels of S, and by the
-    logarithms of the training's step sizes. Both then take a step of Adam.
+    Every step draws initial weights, trains from them on S by :func:`~dmtutor.unrolling.unroll`, judges the trained
+    network by its cross-entropy on real images, and differentiates through the whole training: by the pixels of S,
+    and by the logarithms of the training's step sizes. Both then take a step of Adam.
 
     Parameters
     ----------
@@ -296,8 +296,8 @@ def dd_steps(real, *, config, generator):
 
 
 class DDSteps(Steps):
-    """The iterator that :func:`~dmtutor.dd_steps` returns. Its state is (configuration, root, iteration, pixels, step sizes,
-    and Adam's two moments of both)."""
+    """The iterator that :func:`~dmtutor.dd_steps` returns. Its state is (configuration, root, iteration, pixels, step
+    sizes, and Adam's two moments of both)."""
 
     variables = ("images", "momentum", "square", "log_step_sizes", "log_momentum", "log_square")
 
