@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dmtutor.condensation as condensation
-from dmtutor import DMConfig, LabeledImages, condense, dm_steps, files, from_arrays
+from dmtutor import DMConfig, LabeledImages, condense, dm_steps, files, from_arrays, steps
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 4, "width": 4, "depth": 2, "progress": False}
 
@@ -24,15 +24,38 @@ def test_it_is_dm_steps_to_the_end():
     real = real_images()
     synthetic = condense(real, seed=3, **TINY)
     fields = {k: v for k, v in TINY.items() if k != "progress"}
-    steps = dm_steps(real, config=DMConfig(**fields), generator=torch.Generator().manual_seed(3))
-    for _ in steps:
+    run = dm_steps(real, config=DMConfig(**fields), generator=torch.Generator().manual_seed(3))
+    for _ in run:
         pass
-    assert torch.equal(synthetic.images, steps.synthetic.images)
+    assert torch.equal(synthetic.images, run.synthetic.images)
     assert synthetic.labels.tolist() == [0, 0, 1, 1]
     assert synthetic.classes == ("even", "odd")
-    assert synthetic.meta == {**steps.synthetic.meta, "seed": 3}
-    assert synthetic.meta["config"] == asdict(steps.config)
+    assert synthetic.meta == {**run.synthetic.meta, "seed": 3}
+    assert synthetic.meta["config"] == asdict(run.config)
     assert synthetic.meta["iteration"] == 4
+
+
+@pytest.mark.parametrize("method", condensation.METHODS)
+def test_every_method_goes_on_from_its_checkpoint(method, tmp_path, monkeypatch):
+    real, fields = real_images(), {**TINY, "ipc": 1}
+    whole = condense(real, method, **fields)
+    assert whole.meta["method"] == method
+    made, advance = [], steps.Steps.__next__
+
+    def stops(self):
+        made.append(1)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Steps, "__next__", stops)
+        with pytest.raises(KeyboardInterrupt):
+            condense(real, method, checkpoint=tmp_path / "run.pt", **fields)
+    assert torch.equal(condense(real, method, checkpoint=tmp_path / "run.pt", **fields).images, whole.images)
+    other = next(m for m in condensation.METHODS if m != method)
+    with pytest.raises(ValueError):
+        condense(real, other, checkpoint=tmp_path / "run.pt", **fields)
 
 
 def test_seeds_to_the_bit():
@@ -63,7 +86,7 @@ def test_an_unknown_field_lists_the_valid_ones():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "dc"}, "method must be one of dm; got 'dc'"),
+        ({"method": "dmm"}, "method must be one of dd, dc, dsa, dm; got 'dmm'"),
         ({"ipc": 0}, "ipc must be a positive integer; got 0"),
         ({"ipc": 11}, "ipc must be at most 10, the images of class 'even'; got 11"),
         ({"seed": -1}, "seed must"),

@@ -99,6 +99,12 @@ CALLS = {
     "dm_steps from noise": lambda g: [
         s.loss for s in dmtutor.dm_steps(DATA, config=dmtutor.DMConfig(**CONFIG, init="noise"), generator=g)
     ],
+    "dc_steps": lambda g: [
+        s.loss for s in dmtutor.dc_steps(DATA, config=dmtutor.DCConfig(**CONFIG, steps_per_network=2), generator=g)
+    ],
+    "dd_steps": lambda g: [
+        s.loss for s in dmtutor.dd_steps(DATA, config=dmtutor.DDConfig(**CONFIG, inner_steps=2), generator=g)
+    ],
     "condense": lambda g: dmtutor.condense(DATA, **CONFIG, progress=False).images,
     "train_network": lambda g: dmtutor.train_network(DATA, recipe=RECIPE, generator=g)(DATA.images),
     "evaluate": lambda g: dmtutor.evaluate(DATA, DATA, networks=2, recipe=RECIPE, generator=g).correct,
@@ -108,7 +114,7 @@ CALLS = {
 def test_the_list_of_public_functions_is_whole():
     public = {name: getattr(dmtutor, name) for name in dmtutor.__all__}
     functions = {name for name, value in public.items() if callable(value) and not isinstance(value, type)}
-    assert functions - {"mean_distance"} <= set(CALLS)
+    assert functions - {"mean_distance", "herding", "k_center"} <= set(CALLS)
 
 
 def bits(result):
@@ -134,6 +140,8 @@ NEED_A_GENERATOR = {
     "reset_parameters": lambda **g: dmtutor.ConvNet(**NETWORK, generator=seeded()).reset_parameters(**g),
     "sample": lambda **g: dmtutor.SiameseAugment("flip").sample(2, **g),
     "dm_steps": lambda **g: dmtutor.dm_steps(DATA, config=dmtutor.DMConfig(**CONFIG), **g),
+    "dc_steps": lambda **g: dmtutor.dc_steps(DATA, config=dmtutor.DCConfig(**CONFIG), **g),
+    "dd_steps": lambda **g: dmtutor.dd_steps(DATA, config=dmtutor.DDConfig(**CONFIG), **g),
     "train_network": lambda **g: dmtutor.train_network(DATA, recipe=RECIPE, **g),
     "evaluate": lambda **g: dmtutor.evaluate(DATA, DATA, recipe=RECIPE, **g),
 }
