@@ -3,6 +3,7 @@ import io
 import itertools
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -467,6 +468,7 @@ def test_without_glibc_nothing_happens(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at it, else hidden
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
 def test_translated_it_is_the_same_and_translated_once(shape):

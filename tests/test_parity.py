@@ -5,6 +5,8 @@ written out a second time below, plainly, without the library: network, augmenta
 """
 
 import math
+import os
+import shutil
 
 import pytest
 import torch
@@ -162,6 +164,7 @@ def test_options_leave_loss_and_gradient_as_published(fields):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at it, else hidden
 def test_translated_by_a_compiler():
     loss, gradient = compare("RGB", augment="rotate", compile=True)
