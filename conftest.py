@@ -3,6 +3,11 @@ from unittest import mock
 
 import pytest
 from execute_notebooks import kernel_environment
+from hypothesis import settings
+
+# A run repeats the run before it; `pytest --hypothesis-profile default` looks for new examples.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.hookimpl(wrapper=True)
