@@ -8,21 +8,15 @@ Results go to dmtutor/results/distribution_matching.json, setting by setting, so
 where it was.
 """
 
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import replace
-from datetime import date
-from pathlib import Path
 
 import torch
+from store import Table
 
-from dmtutor import DMConfig, Recipe, __version__, condense, evaluate, load, random_subset, results
+from dmtutor import DMConfig, Recipe, condense, evaluate, load, random_subset, results
 
-OUTPUT = Path(__file__).resolve().parent.parent / "dmtutor" / "results" / "distribution_matching.json"
 NETWORKS = 2  # for each set
 SHORT = {"iterations": 300, "batch_real": 16}  # of the dials; the ladder has the defaults
 
@@ -68,36 +62,21 @@ def run(sets, method, changes, train, test):
     return {"seconds": seconds, "contrast": contrast, "accuracies": results.pack(accuracies)}, accuracies
 
 
-def provenance():
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=OUTPUT.parent)
-    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
-    return {
-        "command": "python benchmarks/distribution_matching.py",
-        "commit": git.stdout.strip(),
-        "device": f"{(names or [platform.processor()])[0]}, {torch.get_num_threads()} threads",
-        "versions": {"dmtutor": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
-        "date": date.today().isoformat(),
-        "defaults": str(DMConfig()),
-        "recipe": f"{Recipe()}, {NETWORKS} networks for each set",
-    }
-
-
 def main(wanted):
     train, test = load("mnist5k")
     rest, validation = train.split(0.2, generator=torch.Generator().manual_seed(0))
-    content = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"provenance": provenance(), "rows": []}
-    done = [{k: v for k, v in row.items() if k not in ("seconds", "contrast", "accuracies")} for row in content["rows"]]
+    recipe = f"{Recipe()}, {NETWORKS} networks for each set"
+    command = "python benchmarks/distribution_matching.py"
+    table = Table("distribution_matching", command=command, defaults=str(DMConfig()), recipe=recipe)
+    measured = ("seconds", "contrast", "accuracies")
+    done = [{k: v for k, v in row.items() if k not in measured} for row in table.rows]
     for experiment, sets, method, changes in settings():
         key = {"experiment": experiment, "method": method, **changes}
         if (wanted and experiment not in wanted) or key in done:
             continue
         data = (train, test) if experiment == "ladder" else (rest, validation)
         row, accuracies = run(sets, method, changes, *data)
-        content["rows"].append({**key, **row})
-        partial = OUTPUT.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, OUTPUT)
+        table.add({**key, **row})
         print(f"{key}: {accuracies}, {sum(row['seconds']) / sets:.1f} s a set", flush=True)
 
 

@@ -15,6 +15,19 @@ def check_number(name, value):
         raise ValueError(f"{name} must be a number; got {value!r}")
 
 
+def check_step_size(name, value):
+    """Raise a ValueError if ``value`` is not a positive, finite number."""
+    check_number(name, value)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive; got {value!r}")
+
+
+def check_one_of(name, value, known):
+    """Raise a ValueError if ``value`` is not one of the names ``known``."""
+    if value not in known:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; got {value!r}")
+
+
 def check_seed(seed, name="seed"):
     """Raise a ValueError for a seed that a generator would cut off: on a CPU it uses 32 bits."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:

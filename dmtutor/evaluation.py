@@ -11,7 +11,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from .augmentation import SiameseAugment
-from .checks import check_generator, check_number, check_positive
+from .checks import check_generator, check_number, check_positive, check_step_size
 from .data import LabeledImages
 from .networks import ConvNet, check_architecture
 from .randomness import keyed_generator, root_seed
@@ -61,10 +61,9 @@ class Recipe:
         for name in ("steps", "epochs", "batch_size"):
             if name == "batch_size" or getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-        for name in ("lr", "momentum", "weight_decay"):
+        check_step_size("lr", self.lr)
+        for name in ("momentum", "weight_decay"):
             check_number(name, getattr(self, name))
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be positive; got {self.lr!r}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1); got {self.momentum!r}")
         if not 0 <= self.weight_decay < float("inf"):

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from .checks import check_positive
+from .checks import check_one_of, check_positive, check_step_size
 from .evaluation import batches
 from .randomness import keyed_generator
-from .steps import Config, Steps, check_one_of, check_step_size, start
+from .steps import Config, Steps, start
 
 DISTANCES = ("cosine", "squared")
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # as published, by ipc

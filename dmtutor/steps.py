@@ -9,7 +9,7 @@ import torch
 
 from . import __version__
 from .augmentation import SiameseAugment
-from .checks import check_number, check_positive
+from .checks import check_number, check_one_of, check_positive, check_step_size
 from .coresets import check_ipc, random_subset
 from .networks import ConvNet, check_architecture
 from .randomness import keyed_generator, root_seed
@@ -258,14 +258,3 @@ class Steps:
             raise ValueError("state must be of a run on the same data; this one had other images")
         tensors = {name: state[name].to(getattr(self, name)) for name in self.variables}
         vars(self).update(tensors, iteration=state["iteration"])
-
-
-def check_step_size(name, value):
-    check_number(name, value)
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive; got {value!r}")
-
-
-def check_one_of(name, value, known):
-    if value not in known:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; got {value!r}")

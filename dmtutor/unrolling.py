@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_number, check_positive
+from .checks import check_number, check_positive, check_step_size
 from .randomness import keyed_generator
-from .steps import Config, Steps, check_step_size, start
+from .steps import Config, Steps, start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.overrides import TorchFunctionMode
+from runs import InterruptAt, real_images, seeded
 
 from dmtutor import DMConfig, from_arrays, keyed_generator
 from dmtutor.evaluation import batches
@@ -15,18 +15,6 @@ from dmtutor.gradient_matching import LOOPS, DCConfig, DSAConfig, dc_steps, grad
 
 TINY = {"ipc": 2, "iterations": 5, "batch_real": 4, "lr_img": 0.5, "width": 4, "depth": 2, "steps_per_network": 3,
         "training_epochs": 2, "batch_train": 4}  # fmt: skip
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def real_images(counts=(6, 9, 7), dtype=torch.float32, size=8, seed=0):
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    pixels = torch.rand(len(labels), size, size, generator=seeded(seed))
-    pixels[:, :4] *= (labels / len(counts)).view(-1, 1, 1)  # classes differ in the upper half
-    order = torch.randperm(len(labels), generator=seeded(seed))
-    return from_arrays(pixels[order], labels[order]).to(dtype=dtype)
 
 
 def make(real=None, seed=0, config_type=DCConfig, **fields):
@@ -443,20 +431,6 @@ def test_a_state_is_a_copy():
     other.load_state_dict(state)
     finish(other)
     assert all(torch.equal(state[k], copies[k]) for k in copies)
-
-
-class InterruptAt(TorchFunctionMode):
-    """A Ctrl-C just before the n-th call of a torch function."""
-
-    def __init__(self, n):
-        self.left = n
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is not torch._C._set_grad_enabled:  # Python's own exit of no_grad is not at issue
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return function(*args, **(kwargs or {}))
 
 
 def test_an_interruption_anywhere_in_a_step_leaves_a_state_to_go_on_from():

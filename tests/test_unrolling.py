@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import real_images, seeded
 from torch import nn
 from torch.func import functional_call
 
@@ -16,18 +17,6 @@ from dmtutor.unrolling import DDConfig, dd_steps, train_as_learned, turns, unrol
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 3, "width": 4, "depth": 2, "inner_steps": 3, "batch_syn": 1,
         "lr_net": 0.1}  # fmt: skip
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def real_images(counts=(6, 9, 7), dtype=torch.float32, size=8, seed=0):
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    pixels = torch.rand(len(labels), size, size, generator=seeded(seed))
-    pixels[:, :4] *= (labels / len(counts)).view(-1, 1, 1)  # classes differ in the upper half
-    order = torch.randperm(len(labels), generator=seeded(seed))
-    return from_arrays(pixels[order], labels[order]).to(dtype=dtype)
 
 
 def make(real=None, seed=0, **fields):
