@@ -32,6 +32,7 @@ VARIANTS = {  # name: changes to the published setting
     "blocks of 16": {"block": 16},
     "blocks of 16, translated": {"block": 16, "compile": True},
 }
+QUICK = {"16 real images": {"block": 16, "compile": True, "batch_real": 16}}  # another setting: race.py times it
 IPC, BATCH = 10, 256
 
 
@@ -39,7 +40,7 @@ def ours(name):
     """A function that takes one iteration."""
     pixels = torch.rand(4000, 32, 32, 3, generator=torch.Generator().manual_seed(0))
     real = from_arrays(pixels, torch.arange(4000) % 10)
-    config = DMConfig.reference(ipc=IPC, **VARIANTS[name])
+    config = DMConfig.reference(ipc=IPC, **(VARIANTS | QUICK)[name])
     steps = dm_steps(real, config=config, generator=torch.Generator().manual_seed(0))
     return lambda: float(next(steps).loss)
 
@@ -84,6 +85,27 @@ def serve(name, path):
         print(time.perf_counter() - start, flush=True)
 
 
+def seconds_in_turn(names, reference, rounds):
+    """Seconds of an iteration, a list for each variant; each lives in a process of its own."""
+    command = [sys.executable, __file__, *(["--reference", str(reference)] if reference else [])]
+    children = [
+        subprocess.Popen([*command, "--serve", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in names
+    ]
+    for name, child in zip(names, children, strict=True):
+        assert child.stdout.readline() == "ready\n", name
+    seconds = [[] for _ in names]
+    for _ in range(rounds):
+        for child, spent in zip(children, seconds, strict=True):
+            child.stdin.write("\n")
+            child.stdin.flush()
+            spent.append(float(child.stdout.readline()))
+    for child in children:
+        child.stdin.close()
+        child.wait()
+    return seconds
+
+
 def rate(flop, work, repeats=20):
     """GFLOP/s, the best of some."""
     work()
@@ -104,22 +126,7 @@ def main():
     if asked.serve:
         return serve(asked.serve, asked.reference)
     names = [*VARIANTS, *(["published code"] if asked.reference else [])]
-    command = [sys.executable, __file__, *(["--reference", str(asked.reference)] if asked.reference else [])]
-    children = {
-        name: subprocess.Popen([*command, "--serve", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for name in names
-    }
-    for name, child in children.items():
-        assert child.stdout.readline() == "ready\n", name
-    seconds = {name: [] for name in names}
-    for _ in range(asked.rounds):
-        for name, child in children.items():
-            child.stdin.write("\n")
-            child.stdin.flush()
-            seconds[name].append(float(child.stdout.readline()))
-    for child in children.values():
-        child.stdin.close()
-        child.wait()
+    seconds = dict(zip(names, seconds_in_turn(names, asked.reference, asked.rounds), strict=True))
 
     with FlopCounterMode(display=False) as counter:
         ours("class by class")()

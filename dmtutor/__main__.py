@@ -69,7 +69,9 @@ def parser():
     make.add_argument("--setting", choices=("quick", "reference"), default="quick",
                       help="defaults of the fields below: quick, or as published")  # fmt: skip
     make.add_argument("--seed", type=int, default=0, help="the same seed gives the same file, bit for bit, on a CPU")
-    make.add_argument("--checkpoint", metavar="FILE", help="save the run here once a minute, and go on from it")
+    make.add_argument("--checkpoint", metavar="FILE",
+                      help="save the run once a minute and on Ctrl-C; the same command goes on from it")  # fmt: skip
+    make.add_argument("--history", metavar="FILE.csv", help="write iteration, loss and seconds of every tenth step")
     make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
     _data_flags(make, dataset_default="mnist5k")
     _evaluation_flags(make)
@@ -148,7 +150,7 @@ def _condense(parsed):
         RECIPES[parsed.recipe]().check(test.images)
     synthetic = condense(
         train, parsed.method, seed=parsed.seed, device=parsed.device, checkpoint=parsed.checkpoint,
-        **{name: getattr(config, name) for name in names},
+        history=parsed.history, **{name: getattr(config, name) for name in names},
     )  # fmt: skip
     first = sharding.rank() == 0
     sharding.leave()

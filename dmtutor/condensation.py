@@ -1,5 +1,6 @@
 """Condensation in one call."""
 
+import csv
 import time
 from dataclasses import fields, replace
 
@@ -20,7 +21,8 @@ METHODS = {
 }
 
 
-def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, checkpoint=None, **config_fields):
+def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, checkpoint=None, history=None,
+             **config_fields):  # fmt: skip
     """Condense a training set into ``ipc`` synthetic images per class.
 
     Parameters
@@ -38,7 +40,9 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         Show a progress bar.
     checkpoint : path, optional
         Write the state of the run to this file once a minute and when interrupted, and go on from it if it exists.
-        The result is the same as without the interruption. Processes that share the work save once a minute only.
+        The result is the same as without the interruption.
+    history : path, optional
+        Write a table to this CSV file as the run goes on: iteration, loss and seconds of every tenth step.
     **config_fields
         Other fields of the method's configuration: :class:`DMConfig`, :class:`DSAConfig`, :class:`DCConfig`,
         :class:`DDConfig`.
@@ -87,23 +91,32 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         checkpoint = files.check_output(checkpoint, "checkpoint")
         if sharding.agree(checkpoint.exists()):
             load_run(steps, checkpoint, **options)
+    if history is not None:
+        history = files.check_output(history, "history")
 
+    rows = History(history, steps.iteration) if history is not None and first else None
     saved = time.monotonic()
     images = len(train.classes) * (config.batch_real + ipc)  # in a step
     bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
-    try:
-        with bar:
+    with bar, sharding.interrupts_deferred(checkpoint is not None) as interrupted:
+        try:
             for step in steps:
                 bar.update()
-                if step.iteration % 10 == 0 and progress:
+                if step.iteration % 10 == 0 and (progress or history is not None):
                     loss, rate = float(sharding.gather(step.loss[None]).sum()), bar.format_dict["rate"] or 0
                     bar.set_postfix_str(f"loss {loss:.4g}, {rate * images:.0f} images/s", refresh=False)
-                if checkpoint is not None and sharding.agree(time.monotonic() - saved > 60):
-                    save_run(steps, checkpoint)
-                    saved = time.monotonic()
-    finally:
-        if checkpoint is not None and (alone or steps.iteration == len(steps)):
-            save_run(steps, checkpoint)
+                    if rows is not None:
+                        rows.add(step.iteration, loss)
+                if checkpoint is not None:
+                    due, stop = sharding.any_of(time.monotonic() - saved > 60, bool(interrupted))
+                    if due or stop:
+                        save_run(steps, checkpoint)
+                        saved = time.monotonic()
+                    if stop:
+                        raise KeyboardInterrupt
+        finally:
+            if checkpoint is not None and (alone or steps.iteration == len(steps)):
+                save_run(steps, checkpoint)
     synthetic = steps.synthetic
     images, labels = sharding.gather(synthetic.images), sharding.gather(synthetic.labels)
     return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": seed})
@@ -126,3 +139,36 @@ def load_run(steps, path, classes=None):
         rows = slice(ipc * classes.start, ipc * classes.stop)
         state.update({name: state[name][rows] for name in steps.variables})
     steps.load_state_dict(state)
+
+
+class History:
+    """A table of iteration, loss and seconds, a CSV file that grows row by row; a run that goes on goes on with it.
+
+    What was written after the checkpoint from which the run goes on is dropped: those steps are taken again.
+    """
+
+    columns = ("iteration", "loss", "seconds")
+
+    def __init__(self, path, iteration):
+        kept = [row for row in self.read(path) if int(row[0]) <= iteration] if path.exists() else []
+        self.start = time.monotonic() - (float(kept[-1][2]) if kept else 0)
+        self.path = path
+        self.write("w", [self.columns, *kept])
+
+    def add(self, iteration, loss):
+        self.write("a", [(iteration, f"{loss:.6g}", f"{time.monotonic() - self.start:.2f}")])
+
+    def write(self, mode, rows):
+        with self.path.open(mode, newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+
+    @classmethod
+    def read(cls, path):
+        """The rows of such a file, but for a last one that a kill has cut short."""
+        try:
+            head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+            if tuple(head) != cls.columns:
+                raise ValueError
+        except ValueError as error:
+            raise ValueError(f"history must not be another file: {str(path)!r} has no such columns") from error
+        return [row for row in rows if len(row) == 3]

@@ -5,6 +5,8 @@ talk to show a loss, to save, and to put the result together.
 """
 
 import os
+import signal
+from contextlib import contextmanager
 
 import torch
 from torch import distributed
@@ -65,3 +67,30 @@ def agree(value):
     if processes() > 1:
         distributed.broadcast_object_list(values)
     return values[0]
+
+
+def any_of(*flags):
+    """Of each of these flags, whether any process has set it: the same list in every process."""
+    flags = torch.tensor(flags, dtype=torch.uint8)
+    if processes() > 1:
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+    return flags.bool().tolist()
+
+
+@contextmanager
+def interrupts_deferred(wanted=True):
+    """Where processes share the work, note SIGINT and SIGTERM in a list instead of ending at once.
+
+    A step is done when all processes have done it, so they must stop after the same one to leave a state behind.
+    """
+    seen = []
+    if not wanted or processes() == 1:
+        yield seen
+        return
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: seen.append(number)) for number in both]
+    try:
+        yield seen
+    finally:
+        for number, handler in zip(both, before, strict=True):
+            signal.signal(number, handler)

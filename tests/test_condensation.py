@@ -1,3 +1,4 @@
+import csv
 import os
 import signal
 import subprocess
@@ -95,6 +96,7 @@ def test_an_unknown_field_lists_the_valid_ones():
         ({"seed": True}, "seed must"),
         ({"augment": "colour"}, "augment must"),
         ({"norm": "instnce"}, "norm must"),
+        ({"history": "missing/run.csv"}, "history must lie in a folder that exists"),
         ({"checkpoint": "missing/run.pt"}, "checkpoint must lie in a folder that exists"),
     ],
 )
@@ -181,6 +183,48 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_left_whole(tmp_path, conten
     with pytest.raises(ValueError, match=r"run\.pt"):
         condense(real_images(), **TINY, checkpoint=path)
     assert path.read_bytes() == before
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_history_has_the_loss_of_every_tenth_step(tmp_path):
+    fields = {**TINY, "iterations": 35}
+    condense(real_images(), **fields, history=tmp_path / "run.csv")
+    run = dm_steps(real_images(), config=DMConfig(**{k: v for k, v in fields.items() if k != "progress"}),
+                   generator=torch.Generator().manual_seed(0))  # fmt: skip
+    losses = {step.iteration: float(step.loss) for step in run}
+    rows = rows_of(tmp_path / "run.csv")
+    assert [int(row["iteration"]) for row in rows] == [10, 20, 30]
+    assert all(float(row["loss"]) == pytest.approx(losses[int(row["iteration"])], rel=1e-5) for row in rows)
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds) and seconds[0] >= 0
+
+
+def test_a_run_that_goes_on_goes_on_with_its_history(tmp_path):
+    """What the table tells of steps after the checkpoint, and a line that a kill cut short, are dropped."""
+    fields, path = {**TINY, "iterations": 35}, tmp_path / "run.csv"
+    condense(real_images(), **fields, history=path)
+    whole = rows_of(path)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, 15)
+        with pytest.raises(KeyboardInterrupt):
+            condense(real_images(), **fields, checkpoint=tmp_path / "run.pt", history=path)
+    assert len(rows_of(path)) == 1
+    path.write_text(path.read_text() + "20,123.4,1000.0\n30,5")
+    condense(real_images(), **fields, checkpoint=tmp_path / "run.pt", history=path)
+    assert [(row["iteration"], row["loss"]) for row in rows_of(path)] == [(r["iteration"], r["loss"]) for r in whole]
+
+
+@pytest.mark.parametrize("content", ["", "precious\n", "a,b\n1,2\n", "\x00\n"])
+def test_another_file_is_no_history_and_is_left_whole(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("dmtutor.steps.Steps.__next__", lambda _: pytest.fail("work has started"))
+    (tmp_path / "notes.csv").write_text(content)
+    with pytest.raises(ValueError, match="history must not be another file"):
+        condense(real_images(), **TINY, history=tmp_path / "notes.csv")
+    assert (tmp_path / "notes.csv").read_text() == content
 
 
 KILLED = """

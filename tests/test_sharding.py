@@ -1,6 +1,7 @@
 """Classes divided among processes: first their arithmetic in one process, then real processes of `torchrun`."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -113,7 +114,33 @@ def test_of_many_processes_one_complains(monkeypatch, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
+def test_alone_an_interrupt_is_not_deferred():
+    with pytest.raises(KeyboardInterrupt), sharding.interrupts_deferred() as seen:
+        signal.raise_signal(signal.SIGINT)
+    assert seen == []
+    assert sharding.any_of(True, False) == [True, False]
+
+
+def test_processes_that_share_note_interrupts_and_give_the_handlers_back(monkeypatch):
+    pretend(monkeypatch, 2)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with sharding.interrupts_deferred() as seen:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert seen == [signal.SIGTERM, signal.SIGINT]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    with pytest.raises(KeyboardInterrupt), sharding.interrupts_deferred(wanted=False):
+        signal.raise_signal(signal.SIGINT)
+
+
 # Processes -----------------------------------------------------------------------------------------------------------
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +155,11 @@ def made(tmp_path_factory):
     next(begun), next(begun)
     files.write(begun.state_dict(), folder / "run.pt")
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     running = []
-    for n, start, extra in ((1, [], []), (2, [*torchrun, "2"], []), (3, [*torchrun, "3"], ["--checkpoint", "run.pt"])):
+    for n, start, extra in ((1, [], []), (2, [*TORCHRUN, "2"], []), (3, [*TORCHRUN, "3"], ["--checkpoint", "run.pt"])):
         command = [sys.executable, *start, "-m", "dmtutor", "condense", "--dataset", "data.npz", "--no-evaluate",
                    "--output", f"{n}.pt", *FLAGS, *extra]  # fmt: skip
-        running.append(subprocess.Popen(command, cwd=folder, env=environment, text=True,
+        running.append(subprocess.Popen(command, cwd=folder, env=environment(), text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE))  # fmt: skip
     try:
         told = {n: (*process.communicate(timeout=300), process.returncode) for n, process in enumerate(running, 1)}
@@ -173,3 +198,34 @@ def test_the_first_process_alone_speaks(made):
     for n, (out, err, _) in told.items():
         assert out == f"{n}.pt: 10 images, 2 per class of data.npz\n"
         assert err.count("?step/s") == 1, err  # one bar begins
+
+
+def test_ctrl_c_leaves_the_state_of_one_step_behind(made, tmp_path):
+    """The terminal interrupts torchrun and both processes at some moment; the file is that of one process then."""
+    folder, _, train = made
+    command = [sys.executable, *TORCHRUN, "2", "-m", "dmtutor", "condense", "--dataset", str(folder / "data.npz"),
+               "--output", "S.pt", "--checkpoint", "run.pt", "--history", "run.csv",
+               *FLAGS, "--iterations", "1000000"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, start_new_session=True)
+    told = b""
+    try:
+        while b"loss" not in told and process.poll() is None:
+            told += process.stderr.read1()
+        os.killpg(process.pid, signal.SIGINT)
+        told += process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert b"the same command goes on from run.pt" in told, told
+    steps = make(real=train, iterations=1_000_000)
+    state = files.read(tmp_path / "run.pt", keys=steps.state_dict())
+    assert state["iteration"] > 0
+    while steps.iteration < state["iteration"]:
+        loss = next(steps).loss
+        if steps.iteration == 10:
+            tenth = float(loss)
+    assert torch.equal(state["images"], steps.images)
+    assert torch.equal(state["momentum"], steps.momentum)
+    head, first, *_ = (tmp_path / "run.csv").read_text().splitlines()
+    assert head == "iteration,loss,seconds"
+    assert float(first.split(",")[1]) == pytest.approx(tenth, rel=1e-4)
+    assert not (tmp_path / "S.pt").exists()

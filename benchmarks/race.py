@@ -1,0 +1,83 @@
+"""CIFAR-10, ten images per class: how soon is a condensed set worth 45 %, with our quick setting and as published?
+
+    python benchmarks/race.py --data PATH.npz                     # the sets and their accuracies
+    python benchmarks/race.py --data PATH.npz --reference PATH    # the clock, beside a clone of the published code
+
+PATH.npz holds x_train, y_train, x_test and y_test. Each setting is run once, from the same random images, and what it
+has made after some iterations is judged by the published evaluation cut to 300 epochs. The images of both settings are
+made by our engine: an iteration of the published setting is the same computation in the published code, and our
+engine does it sooner. The clock is apart from it, for a quiet machine: iterations of ours at the quick setting and of
+the published code take turns, two threads each, and seconds are iterations times the median. Results go to
+dmtutor/results/race.json, row by row. 45 minutes of one core, and two minutes of two for the clock.
+"""
+
+import argparse
+from statistics import median
+
+import torch
+from store import Table
+
+from dmtutor import DMConfig, Recipe, dm_steps, evaluate, load, random_subset, results
+
+SETTINGS = {  # method: (changes to the published setting, judged after so many iterations)
+    "published": ({}, (30, 100, 250)),
+    "ours": ({"batch_real": 16, "average": 0.99}, (30, 100, 300, 800)),
+}
+RECIPE = Recipe.reference(epochs=300)
+NETWORKS = 2
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--reference", help="a clone of the published code")
+    asked = parser.parse_args()
+    table = Table("race", command="python benchmarks/race.py --data PATH.npz --reference PATH", recipe=str(RECIPE),
+                  networks=NETWORKS)  # fmt: skip
+    if asked.reference:
+        clock(table, asked.reference)
+    else:
+        torch.set_num_threads(1)
+        race(table, *load(asked.data))
+
+
+def race(table, train, test):
+    """The accuracies."""
+
+    def judge(method, iterations, synthetic):
+        row = {"method": method, "iterations": iterations}
+        if table.find(**row) is None:
+            sets = synthetic if isinstance(synthetic, list) else [synthetic]
+            accuracies = evaluate(sets, test, networks=NETWORKS, recipe=RECIPE, generator=seeded(0))
+            table.add({**row, "accuracies": results.pack(accuracies)})
+            print(f"{method}, {iterations} iterations: {accuracies}", flush=True)
+
+    for method, (changes, marks) in SETTINGS.items():
+        if all(table.find(method=method, iterations=mark) for mark in marks):
+            continue
+        config = DMConfig.reference(ipc=10, compile=True, **{"iterations": marks[-1], **changes})
+        steps = dm_steps(train, config=config, generator=seeded(0))
+        judge("Random", 0, random_subset(train, 10, generator=seeded(1)))
+        for step in steps:
+            if step.iteration in marks:
+                judge(method, step.iteration, step.synthetic)
+
+
+def clock(table, path):
+    """Seconds of an iteration, and with them those of every row."""
+    from engine import QUICK, seconds_in_turn
+
+    seconds = seconds_in_turn([*QUICK, "published code"], path, rounds=10)
+    for method, spent in zip(("ours", "published"), seconds, strict=True):
+        for row in table.rows:
+            if row["method"] == method:
+                row["seconds"] = round(row["iterations"] * median(spent), 1)
+        table.add({"method": method, "iteration_seconds": [round(s, 4) for s in spent]})
+
+
+def seeded(number):
+    return torch.Generator().manual_seed(number)
+
+
+if __name__ == "__main__":
+    main()
