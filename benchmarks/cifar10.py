@@ -13,11 +13,23 @@ an hour and a quarter for IPC 10, 25 minutes for IPC 1, 5 minutes a network of t
 
 import argparse
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from store import FOLDER, Table
 
-from dmtutor import DMConfig, dm_steps, files, load
+from dmtutor import (
+    DMConfig,
+    Recipe,
+    dm_steps,
+    evaluate,
+    files,
+    keyed_generator,
+    load,
+    random_subset,
+    results,
+)
 
 RUNS = {  # name: changes to the published setting
     "IPC 1, falling step": {"ipc": 1, "batch_real": 8, "schedule": "linear"},
@@ -25,12 +37,14 @@ RUNS = {  # name: changes to the published setting
     "IPC 10, falling step": {"ipc": 10, "batch_real": 16, "schedule": "linear"},
     "IPC 10, constant step": {"ipc": 10, "batch_real": 16, "average": 0.999},
 }
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SHORT, LONG = Recipe.reference(epochs=100), Recipe.reference()  # of the film, of the test
 SNAPSHOTS = [0, 10, 30, 100, 300, 1000, 3000, 10_000, 20_000]
 
 
 def split(path):
     """The images to condense, those that choose between settings, and the test images."""
-    train, test = load(path)
+    train, test = (replace(part, classes=NAMES) for part in load(path))
     rest, validation = train.split(0.1, generator=torch.Generator().manual_seed(0))
     return rest, validation, test
 
@@ -64,6 +78,98 @@ def condense(real, name, seed, folder):
             print(f"{name}, seed {seed}: {step.iteration} of {len(steps)}, {run['seconds']:.0f} s", flush=True)
 
 
+def made(folder, name, seed):
+    """What a run that has ended left behind."""
+    return files.read(run_file(folder, name, seed), keys=("state", "losses", "snapshots", "seconds"))
+
+
+def noise_floor(real, config, networks=4, images=256):
+    """Σ tr Σ_c / B, what the loss keeps however good the images are: mean over random networks and augmentations."""
+    config = replace(config, batch_real=images, compile=False)
+    steps = dm_steps(real, config=config, generator=torch.Generator().manual_seed(0))
+    floors = []
+    for steps.iteration in range(networks):
+        steps.network.reset_parameters(generator=keyed_generator(steps.root, "network", steps.iteration))
+        with torch.no_grad():
+            parts = [steps.augment.apply(*steps.draw(c)).split(16) for c in steps.classes]
+            spread = [torch.cat([steps.embed(x) for x in part]).var(0).sum() for part in parts]
+        floors.append(sum(spread))
+    return float(torch.stack(floors).mean())
+
+
+def film(table, real, validation, name, seed, folder):
+    """Loss, contrast and validation accuracy of the snapshots of a run."""
+    run = made(folder, name, seed)
+    config = DMConfig.reference(**RUNS[name])
+    floor = noise_floor(real, config) / config.batch_real
+    frames = [("last images", iteration, images.float()) for iteration, images in run["snapshots"].items()]
+    if config.average:
+        frames.append(("average", config.iterations, run["state"]["average"]))
+    for result, iteration, images in frames:
+        key = {"experiment": "film", "run": name, "result": result, "ipc": config.ipc, "seed": seed,
+               "iteration": iteration}  # fmt: skip
+        if table.find(**key):
+            continue
+        networks = 5 if config.ipc == 1 else 1
+        synthetic = as_set(real, images, config.ipc)
+        accuracies = evaluate(synthetic, validation, networks=networks, recipe=SHORT, generator=seeded(0))
+        window = run["losses"][max(0, iteration - iteration // 10 - 1) : iteration + 1]  # a loss alone is noise
+        table.add({
+            **key, "loss": round(sum(window) / len(window), 2), "floor": round(floor, 2),
+            "seconds": round(run["seconds"] * iteration / len(run["losses"])),
+            "norm": round(float(images.flatten(1).norm(dim=1).mean()), 2),
+            "accuracies": results.pack(accuracies),
+        })  # fmt: skip
+        print(f"{key}: {accuracies}", flush=True)
+    keep(real, run, config, seed)
+
+
+def keep(real, run, config, seed):
+    """Store, in 16 bits, what was made, and two images a class of what it was on the way."""
+    final = as_set(real, run["state"]["images"].half(), config.ipc)
+    meta = {"name": "cifar10", "method": "dm", "config": asdict(config), "seed": seed}
+    name = f"cifar10_dm_{config.ipc}" + ("" if config.schedule == "linear" else "_constant")
+    replace(final, meta=meta).save(FOLDER / f"{name}.pt")
+    if config.schedule == "linear":
+        few = torch.arange(len(final)).view(-1, config.ipc)[:, :2].flatten()
+        images = torch.cat([images[few] for images in run["snapshots"].values()])
+        labels = final.labels[few].repeat(len(run["snapshots"]))
+        film = replace(final, images=images, labels=labels, meta={**meta, "iterations": list(run["snapshots"])})
+        film.save(FOLDER / f"{name}_film.pt")
+
+
+def test(table, real, test_images, name, seed, folder):
+    """The published evaluation of what a run made, and of random images beside it: test images."""
+    run = made(folder, name, seed)
+    config = DMConfig.reference(**RUNS[name])
+    sets = {"last images": run["state"]["images"]}
+    if config.average:
+        sets["average"] = run["state"]["average"]
+    ipc, key = config.ipc, {"experiment": "test", "recipe": "published"}
+    for result, images in sets.items():
+        row = {**key, "method": "DM", "run": name, "result": result, "ipc": ipc, "seed": seed}
+        if table.find(**row) is None:
+            accuracies = evaluate(as_set(real, images, ipc), test_images, networks=5, recipe=LONG, generator=seeded(0))
+            table.add({**row, "seconds": round(run["seconds"]), "accuracies": results.pack(accuracies)})
+            print(f"{row}: {accuracies}", flush=True)
+    row = {**key, "method": "Random", "ipc": ipc}
+    if table.find(**row) is None:
+        sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(5)]
+        accuracies = evaluate(sets, test_images, networks=1, recipe=LONG, generator=seeded(0))
+        table.add({**row, "accuracies": results.pack(accuracies)})
+        print(f"{row}: {accuracies}", flush=True)
+
+
+def as_set(real, images, ipc):
+    """The images as a set of the classes of the real ones."""
+    labels = torch.arange(len(real.classes)).repeat_interleave(ipc)
+    return replace(real, images=images, labels=labels)
+
+
+def seeded(number):
+    return torch.Generator().manual_seed(number)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True)
@@ -74,11 +180,18 @@ def main():
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
-    real, validation, test = split(asked.data)
-    names = [name for name in RUNS if all(word in name for word in asked.words)]
-    for name in names:
+    real, validation, test_images = split(asked.data)
+    table = Table("cifar10", command="python benchmarks/cifar10.py --data PATH.npz --runs FOLDER TASK",
+                  recipes={"film": str(SHORT), "test": str(LONG)})  # fmt: skip
+    for name in RUNS:
+        if not all(word in name for word in asked.words):
+            continue
         if asked.task == "condense":
             condense(real, name, asked.seed, asked.runs)
+        elif asked.task == "film":
+            film(table, real, validation, name, asked.seed, asked.runs)
+        else:
+            test(table, real, test_images, name, asked.seed, asked.runs)
 
 
 if __name__ == "__main__":

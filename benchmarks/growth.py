@@ -1,0 +1,116 @@
+"""How a step of distribution matching grows: seconds and memory by images per class, classes, image size, processes.
+
+    python benchmarks/growth.py ipc classes size      # 8 minutes of one core; 5 GB
+    python benchmarks/growth.py processes             # a minute of a quiet machine
+
+ConvNet-128, six operations, 16 real images of each class in a step, noise for images. "blocks" is the default: at most
+16 images of one class in the network at a time. "plain" puts all images of all classes through at once. Every row is
+measured in a process of its own, one thread, after a first step that is not counted: processor seconds of a step, the
+median of three, and the peak of resident memory above what the process held with the data (Linux). The rows of
+``processes`` have seconds on the clock. Results go to dmtutor/results/growth.json.
+"""
+
+import ctypes
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from store import Table
+
+from dmtutor import DMConfig, dm_steps, from_arrays, sharding
+
+BATCH = 16
+DEPTH = {28: 3, 32: 3, 48: 3, 64: 4, 96: 4, 128: 5}
+START = {"ipc": 1, "classes": 10, "size": 32, "variant": "blocks"}
+SETTINGS = {
+    "ipc": [{"ipc": ipc} for ipc in (1, 10, 50, 100, 200)],
+    "classes": [
+        *({"size": 64, "classes": classes} for classes in (10, 30, 100, 300, 1000)),
+        *({"size": 64, "classes": classes, "variant": "plain"} for classes in (10, 30, 100)),  # then memory ends
+    ],
+    "size": [{"size": size} for size in DEPTH],
+    "processes": [{"ipc": 10, "processes": processes} for processes in (1, 2)],
+}
+
+
+def images(ipc, classes, size):
+    n = classes * max(ipc, BATCH)
+    pixels = torch.randint(256, (n, size, size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return from_arrays(pixels, torch.arange(n) % classes)
+
+
+def make_steps(real, ipc, variant, classes=None):
+    config = DMConfig.reference(
+        ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=16 if variant == "blocks" else None,
+        augment="color_crop_cutout_flip_scale_rotate",
+    )  # fmt: skip
+    return dm_steps(real, config=config, generator=torch.Generator().manual_seed(0), classes=classes)
+
+
+def kilobytes(name):
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def one_process(ipc, classes, size, variant):
+    real = images(ipc, classes, size)
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = kilobytes("VmRSS")
+    steps = make_steps(real, ipc, variant)
+    next(steps)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        next(steps)
+        seconds.append(time.process_time() - start)
+    return {"seconds": round(median(seconds), 4), "megabytes": round((kilobytes("VmHWM") - before) / 1024)}
+
+
+def many_processes(ipc, classes, size, variant, processes, repeats=50):
+    sharding.join()
+    steps = make_steps(images(ipc, classes, size), ipc, variant, classes=sharding.share(classes))
+    next(steps)
+    sharding.agree(None)  # together
+    start = time.perf_counter()
+    for _ in range(repeats):
+        next(steps)
+    sharding.gather(steps.images)
+    return {"seconds": round((time.perf_counter() - start) / repeats, 4)}
+
+
+def measure(setting):
+    """What a child process prints."""
+    torch.set_num_threads(1)
+    found = many_processes(**setting) if "processes" in setting else one_process(**setting)
+    if sharding.rank() == 0:
+        print(json.dumps(found))
+    sharding.leave()
+
+
+def main(wanted):
+    table = Table("growth", command="python benchmarks/growth.py")
+    for experiment in wanted or SETTINGS:
+        for changes in SETTINGS[experiment]:
+            setting = {**START, **changes}
+            if table.find(experiment=experiment, **setting):
+                continue
+            command = [sys.executable, __file__, json.dumps(setting)]
+            if "processes" in changes:
+                nproc = f"--nproc-per-node={changes['processes']}"
+                command[1:1] = ["-m", "torch.distributed.run", "--standalone", nproc]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            row = {"experiment": experiment, **setting, **json.loads(done.stdout)}
+            table.add(row)
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] and sys.argv[1].startswith("{"):
+        measure(json.loads(sys.argv[1]))
+    else:
+        main(sys.argv[1:])
