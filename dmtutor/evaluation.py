@@ -11,9 +11,9 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from .augmentation import SiameseAugment
-from .checks import check_generator, check_number, check_positive, check_step_size
+from .checks import check_generator, check_number, check_one_of, check_positive, check_step_size
 from .data import LabeledImages
-from .networks import ConvNet, check_architecture
+from .networks import MODELS, check_architecture
 from .randomness import keyed_generator, root_seed
 
 
@@ -33,8 +33,15 @@ class Recipe:
     batch_size : int
     augment : str, optional
         One random operation per batch, with parameters of its own for every image; the set's own strategy if None.
-    width, depth, norm, activation, pooling
-        The network, see :class:`~dmtutor.ConvNet`.
+    model : {"convnet", "lenet", "mlp", "alexnet", "vgg11", "resnet18"}
+        The network that is trained: :class:`~dmtutor.ConvNet`, or another of :mod:`dmtutor.networks`, to ask whether a
+        set that was made with one network teaches others.
+    width : int, optional
+        32 for the ConvNet if None, and as published for the others.
+    norm : str, optional
+        If None, instance norm where the network has a choice.
+    depth, activation, pooling
+        Of the ConvNet alone.
 
     Raises
     ------
@@ -49,9 +56,10 @@ class Recipe:
     weight_decay: float = 5e-4
     batch_size: int = 32
     augment: str | None = None
-    width: int = 32
+    model: str = "convnet"
+    width: int | None = None
     depth: int = 3
-    norm: str = "instance"
+    norm: str | None = None
     activation: str = "relu"
     pooling: str = "avg"
 
@@ -70,10 +78,22 @@ class Recipe:
             raise ValueError(f"weight_decay must not be negative; got {self.weight_decay!r}")
         if self.augment is not None:
             SiameseAugment(self.augment)
+        check_one_of("model", self.model, tuple(MODELS))
+        others = {} if self.model == "convnet" else {"depth": 3, "activation": "relu", "pooling": "avg"}
+        for name, default in others.items():
+            if getattr(self, name) != default:
+                raise ValueError(f"{name} must be left out for model={self.model!r}; got {getattr(self, name)!r}")
+        network = MODELS[self.model]
+        defaults = {"width": getattr(network, "width", 32), "norm": getattr(network, "norms", ("instance",))[0]}
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)  # the class is frozen
 
     @classmethod
     def reference(cls, **changes):
         """The published evaluation: ConvNet-3/128, 1,000 epochs of batches of 256, lr 0.01, momentum 0.9.
+
+        Another ``model`` has its own width.
 
         References
         ----------
@@ -85,7 +105,8 @@ class Recipe:
         1000
         """
         length = {} if changes.get("steps") else {"epochs": 1000}
-        return cls(**{**length, **dict(lr=0.01, batch_size=256, width=128), **changes})
+        width = {"width": 128} if changes.get("model", "convnet") == "convnet" else {}
+        return cls(**{**length, **width, **dict(lr=0.01, batch_size=256), **changes})
 
     def num_steps(self, n):
         """Gradient steps on a set of n images."""
@@ -95,15 +116,20 @@ class Recipe:
 
     def check(self, images):
         """Raise a ValueError if the network can't be built for images of this shape, (n, C, H, W)."""
-        names = ("width", "depth", "norm", "activation", "pooling")
-        check_architecture(images.shape[2:], **{name: getattr(self, name) for name in names})
+        if self.model == "convnet":
+            names = ("width", "depth", "norm", "activation", "pooling")
+            check_architecture(images.shape[2:], **{name: getattr(self, name) for name in names})
+        else:
+            self.network(images[:1], 1, generator=torch.Generator())
 
     def network(self, images, classes, *, generator):
         """A fresh network for images of this shape, (n, C, H, W), on their device and in their dtype."""
-        return ConvNet(
-            channels=images.shape[1], image_size=images.shape[2:], classes=classes, width=self.width,
-            depth=self.depth, norm=self.norm, activation=self.activation, pooling=self.pooling, generator=generator,
-        ).to(images, memory_format=torch.channels_last)  # fmt: skip
+        options = {"width": self.width, "norm": self.norm}
+        if self.model == "convnet":
+            options.update(depth=self.depth, activation=self.activation, pooling=self.pooling)
+        return MODELS[self.model](
+            channels=images.shape[1], image_size=images.shape[2:], classes=classes, generator=generator, **options
+        ).to(images, memory_format=torch.channels_last)
 
 
 def train_network(train, *, recipe=None, generator):
@@ -119,8 +145,8 @@ def train_network(train, *, recipe=None, generator):
 
     Returns
     -------
-    ConvNet
-        In evaluation mode.
+    torch.nn.Module
+        The recipe's network, in evaluation mode: ``embed`` gives its features.
 
     Examples
     --------

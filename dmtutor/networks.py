@@ -1,9 +1,11 @@
-"""The convolutional network of the condensation papers, with weights that are redrawn in place."""
+"""The convolutional network of the condensation papers, and others to judge by; weights are redrawn in place."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from .checks import check_generator, check_positive
 
@@ -18,7 +20,50 @@ NORMS = {
 }
 
 
-class ConvNet(nn.Module):
+class Network(nn.Module):
+    """Features and one linear layer on them, ψ and W ψ + b: what all networks here have in common.
+
+    Attributes
+    ----------
+    embedding_dim : int
+        d', the number of features.
+    """
+
+    def embed(self, x):
+        """The features before the last linear layer, flattened: (n, C, H, W) → (n, d')."""
+        return self.features(x)
+
+    def forward(self, x):
+        """Logits: (n, C, H, W) → (n, K)."""
+        return self.classifier(self.embed(x))
+
+    @torch.no_grad()
+    def reset_parameters(self, *, generator):
+        """Redraw all weights in place, from PyTorch's default distribution.
+
+        Weights and biases of a layer with ``fan_in`` inputs are uniform in ±1/√fan_in, norms start as the
+        identity, running statistics from scratch. Draws are made in contiguous CPU tensors and copied, so
+        they depend neither on the memory format nor on the device of the network.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            On the CPU.
+        """
+        check_generator(generator)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                for p in filter(lambda p: p is not None, (layer.weight, layer.bias)):
+                    p.copy_(torch.empty(p.shape).uniform_(-bound, bound, generator=generator))
+            elif isinstance(layer, NORM_LAYERS):
+                layer.reset_parameters()  # ones, zeros and fresh running statistics
+
+
+NORM_LAYERS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
+
+
+class ConvNet(Network):
     r"""``depth`` blocks of [3×3 convolution, norm, activation, 2×2 pooling], then one linear layer.
 
     .. math:: \psi_\vartheta : \mathbb{R}^{C \times H \times W} \to \mathbb{R}^{d'}, \qquad
@@ -91,35 +136,166 @@ class ConvNet(nn.Module):
         self.classifier = nn.utils.skip_init(nn.Linear, self.embedding_dim, classes)
         self.reset_parameters(generator=generator)
 
-    def embed(self, x):
-        """The last feature map, flattened: (n, C, H, W) → (n, d')."""
-        return self.features(x)
 
-    def forward(self, x):
-        """Logits: (n, C, H, W) → (n, K)."""
-        return self.classifier(self.embed(x))
+class Judge(Network):
+    """A network that trains on a set to say what it is worth: ``layers`` makes its features, of any image size.
 
-    @torch.no_grad()
-    def reset_parameters(self, *, generator):
-        """Redraw all weights in place, from PyTorch's default distribution.
+    Parameters
+    ----------
+    channels, image_size, classes
+        As for :class:`~dmtutor.ConvNet`.
+    width : int, optional
+        Scales the channels of all layers; as published if None.
+    norm : str, optional
+        One of ``norms``; the first if None.
+    generator : torch.Generator
+        On the CPU; draws the weights. The global generator is neither read nor advanced.
 
-        Weights and biases of a layer with ``fan_in`` inputs are uniform in ±1/√fan_in, norms start as the
-        identity, running statistics from scratch. Draws are made in contiguous CPU tensors and copied, so
-        they depend neither on the memory format nor on the device of the network.
+    Raises
+    ------
+    ValueError
+        If a size is not positive, the norm is not one of the network's, or the images are too small.
+    """
 
-        Parameters
-        ----------
-        generator : torch.Generator
-            On the CPU.
-        """
-        check_generator(generator)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                bound = 1 / math.sqrt(layer.weight[0].numel())
-                for p in (layer.weight, layer.bias):
-                    p.copy_(torch.empty(p.shape).uniform_(-bound, bound, generator=generator))
-            elif hasattr(layer, "reset_parameters") and layer is not self:
-                layer.reset_parameters()  # norms: ones, zeros and fresh running statistics
+    width: ClassVar[int]
+    norms: ClassVar[tuple[str, ...]] = ("none",)
+
+    def __init__(self, *, channels, image_size, classes=10, width=None, norm=None, generator):
+        super().__init__()
+        side = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
+        width, norm, name = width or self.width, norm or self.norms[0], type(self).__name__
+        sizes = ("channels", channels), ("classes", classes), ("width", width), *(("image_size", s) for s in side)
+        for what, value in sizes:
+            check_positive(what, value)
+        if norm not in self.norms:
+            raise ValueError(f"norm must be {' or '.join(self.norms)} for {name}; got {norm!r}")
+        with torch.device("meta"):  # shapes without numbers: nothing is drawn here
+            layers = self.layers(channels, width, NORMS[norm], extra=2 if side == (28, 28) else 0)
+            self.features = nn.Sequential(*filter(None, layers), nn.Flatten())
+            try:
+                self.embedding_dim = self.features.eval()(torch.empty(1, channels, *side)).shape[1]
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"image_size must be larger for {name}; got {side[0]}×{side[1]}") from error
+            self.classifier = nn.Linear(self.embedding_dim, classes)
+        self.to_empty(device="cpu").train()
+        self.reset_parameters(generator=generator)
+
+    def layers(self, channels, width, norm, extra):
+        """The layers in order, None for those to leave out; the first pads by ``extra`` more: 28×28 becomes 32×32."""
+        raise NotImplementedError
+
+
+def conv(inputs, outputs, kernel_size, *, norm=None, padding=0):
+    """A convolution, its norm if there is one, and ReLU."""
+    return [nn.Conv2d(inputs, outputs, kernel_size, padding=padding), norm and norm(outputs, None), nn.ReLU()]
+
+
+class MLP(Judge):
+    """Two hidden layers of ``width`` units with ReLU, on the pixels: a network that knows nothing of neighbours.
+
+    Examples
+    --------
+    >>> MLP(channels=1, image_size=28, generator=torch.Generator().manual_seed(0)).embedding_dim
+    128
+    """
+
+    width = 128
+
+    def layers(self, channels, width, norm, extra):
+        first = nn.LazyLinear(width)
+        return [nn.Flatten(), first, nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+
+
+class LeNet(Judge):
+    """LeNet-5 with ReLU and maximum pooling: two 5×5 convolutions of ``width`` and 8/3 as many channels, then layers of
+    120 and 84 units.
+
+    References
+    ----------
+    LeCun et al., *Gradient-Based Learning Applied to Document Recognition*, Proceedings of the IEEE 1998.
+    """
+
+    width = 6
+
+    def layers(self, channels, width, norm, extra):
+        wide = width * 8 // 3
+        return [*conv(channels, width, 5, padding=extra), nn.MaxPool2d(2), *conv(width, wide, 5), nn.MaxPool2d(2),
+                nn.Flatten(), nn.LazyLinear(width * 20), nn.ReLU(), nn.Linear(width * 20, width * 14),
+                nn.ReLU()]  # fmt: skip
+
+
+class AlexNet(Judge):
+    """AlexNet for small images: five convolutions, three poolings, one linear layer, no dropout and no norm.
+
+    The channels are ``width`` times 1, 3/2, 2, 3/2, 3/2; the kernels 5×5 in the first two, then 3×3.
+
+    References
+    ----------
+    Krizhevsky, Sutskever & Hinton, *ImageNet Classification with Deep Convolutional Neural Networks*, NeurIPS 2012.
+    """
+
+    width = 128
+
+    def layers(self, channels, width, norm, extra):
+        w, more = width, width * 3 // 2
+        return [*conv(channels, w, 5, padding=2 + extra), nn.MaxPool2d(2), *conv(w, more, 5, padding=2),
+                nn.MaxPool2d(2), *conv(more, 2 * w, 3, padding=1), *conv(2 * w, more, 3, padding=1),
+                *conv(more, more, 3, padding=1), nn.MaxPool2d(2)]  # fmt: skip
+
+
+class VGG11(Judge):
+    """VGG-11 for small images: eight 3×3 convolutions with norm, five poolings, one linear layer.
+
+    The channels are ``width`` times 1, 2, 4, 4, 8, 8, 8, 8.
+
+    References
+    ----------
+    Simonyan & Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, ICLR 2015, table 1, A.
+    """
+
+    width = 64
+    norms = ("instance", "batch", "none")
+
+    def layers(self, channels, width, norm, extra):
+        layers, inputs = [], channels
+        for factor, pool in ((1, True), (2, True), (4, False), (4, True), (8, False), (8, True), (8, False), (8, True)):
+            layers += conv(inputs, factor * width, 3, norm=norm, padding=1 if layers else 1 + extra)
+            layers.append(nn.MaxPool2d(2) if pool else None)
+            inputs = factor * width
+        return layers
+
+
+class ResNet18(Judge):
+    """torchvision's ResNet-18 for small images: a 3×3 convolution of step 1 at the start, and no pooling after it.
+
+    Four stages of two of torchvision's basic blocks, with ``width`` times 1, 2, 4, 8 channels.
+
+    References
+    ----------
+    He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016.
+    """
+
+    width = 64
+    norms = ("instance", "batch")
+
+    def layers(self, channels, width, norm, extra):
+        def new_norm(outputs):
+            return norm(outputs, None)
+
+        layers = [nn.Conv2d(channels, width, 3, padding=1 + extra, bias=False), new_norm(width), nn.ReLU()]
+        inputs = width
+        for stage in range(4):
+            outputs, stride = width * 2**stage, 2 if stage else 1
+            shortcut = None
+            if stage:
+                shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), new_norm(outputs))
+            layers.append(BasicBlock(inputs, outputs, stride, shortcut, norm_layer=new_norm))
+            layers.append(BasicBlock(outputs, outputs, norm_layer=new_norm))
+            inputs = outputs
+        return [*layers, nn.AdaptiveAvgPool2d(1)]
+
+
+MODELS = {"convnet": ConvNet, "lenet": LeNet, "mlp": MLP, "alexnet": AlexNet, "vgg11": VGG11, "resnet18": ResNet18}
 
 
 def check_architecture(image_size, *, width, depth, norm, activation, pooling):

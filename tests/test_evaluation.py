@@ -37,19 +37,49 @@ TEST = toy(40, seed=1, like=TRAIN)
 def test_the_published_recipe():
     assert dataclasses.asdict(Recipe.reference()) == {
         "steps": None, "epochs": 1000, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256,
-        "augment": None, "width": 128, "depth": 3, "norm": "instance", "activation": "relu", "pooling": "avg",
+        "augment": None, "model": "convnet", "width": 128, "depth": 3, "norm": "instance", "activation": "relu",
+        "pooling": "avg",
     }  # fmt: skip
     assert Recipe.reference(epochs=300, norm="batch") == dataclasses.replace(
         Recipe.reference(), epochs=300, norm="batch"
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         Recipe().epochs = 3
+    assert Recipe.reference(model="resnet18").width == 64
+    assert Recipe.reference(model="resnet18", width=16).width == 16
+
+
+def test_a_model_brings_its_width_and_norm():
+    assert (Recipe().width, Recipe().norm) == (32, "instance")
+    assert (Recipe(model="lenet").width, Recipe(model="lenet").norm) == (6, "none")
+    assert (Recipe(model="vgg11").width, Recipe(model="vgg11").norm) == (64, "instance")
+    assert Recipe(model="vgg11", width=8, norm="batch").norm == "batch"
+
+
+@pytest.mark.parametrize(("field", "value"), [("depth", 2), ("activation", "swish"), ("pooling", "max")])
+def test_what_is_the_convnets_alone(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be left out for model='mlp'; got {value!r}"):
+        Recipe(model="mlp", **{field: value})
+
+
+@pytest.mark.parametrize("model", ["lenet", "mlp", "alexnet", "vgg11", "resnet18"])
+def test_other_networks_are_trained_and_seeded(model):
+    data = from_arrays(torch.rand(6, 32, 32, generator=seeded()), [0, 1] * 3)
+    recipe = Recipe(model=model, width=6, steps=2, augment="none")
+    before = torch.get_rng_state()
+    networks = [train_network(data, recipe=recipe, generator=seeded(s)) for s in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not networks[0].training
+    assert type(networks[0]).__name__.lower() == model
+    a, b, c = (network(data.images) for network in networks)
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert evaluate(data, data, networks=1, recipe=recipe, generator=seeded()).values.shape == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("epochs", 0), ("epochs", 1.5), ("epochs", True), ("steps", 0), ("batch_size", 0), ("lr", 0), ("lr", "1"),
-     ("lr", float("nan")),
+     ("lr", float("nan")), ("model", "resnet"),
      ("momentum", 1), ("momentum", -0.1), ("weight_decay", -1), ("augment", "colour")],
 )  # fmt: skip
 def test_a_value_out_of_range_names_its_field(field, value):
@@ -210,6 +240,8 @@ MISFITS = {
     "dtype": ((TRAIN.to(dtype=torch.float64), TEST), {}, "dtype"),
     "depth": ((TRAIN, TEST), {"recipe": Recipe(depth=4)}, "depth must be at most 3"),
     "norm": ((TRAIN, TEST), {"recipe": Recipe(norm="instnce")}, "norm must be one of"),
+    "model": ((TRAIN, TEST), {"recipe": Recipe(model="vgg11")}, "image_size must be larger for VGG11; got 8×8"),
+    "model's norm": ((TRAIN, TEST), {"recipe": Recipe(model="mlp", norm="batch")}, "norm must be none for MLP"),
 }
 
 

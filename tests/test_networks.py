@@ -2,9 +2,11 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from dmtutor import ConvNet
+from dmtutor.networks import MLP, MODELS, VGG11, AlexNet, LeNet, ResNet18
 
 
 def seeded(seed=0):
@@ -192,3 +194,115 @@ def test_what_cannot_be_built_is_refused(changes, message):
 
 def test_any_depth_without_pooling():
     assert build(image_size=4, width=2, depth=5, pooling="none").embed(torch.zeros(1, 1, 4, 4)).shape == (1, 32)
+
+
+# The other networks --------------------------------------------------------------------------------------------------
+
+JUDGES = [LeNet, MLP, AlexNet, VGG11, ResNet18]
+WITH_NORM = [(judge, norm) for judge in JUDGES for norm in judge.norms]
+
+
+def judge_of(kind, seed=0, **changes):
+    return kind(**{"channels": 1, "image_size": 28, "width": 8, "generator": seeded(seed), **changes})
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
+@pytest.mark.parametrize(("kind", "norm"), WITH_NORM)
+def test_shapes_forward_and_backward(kind, norm, channels, size):
+    network = judge_of(kind, channels=channels, image_size=size, norm=norm, classes=7)
+    x = torch.randn(4, channels, size, size, generator=seeded()).requires_grad_()
+    embedding, logits = network.embed(x), network(x)
+    assert embedding.shape == (4, network.embedding_dim)
+    assert logits.shape == (4, 7)
+    torch.testing.assert_close(network.eval()(x), network.classifier(network.embed(x)))
+    logits.square().sum().backward()
+    assert torch.isfinite(x.grad).all() and x.grad.abs().max() > 0
+    assert all(p.device.type == "cpu" and p.isfinite().all() for p in network.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [(MLP, 784 * 128 + 128 + 128 * 128 + 128 + 1290), (LeNet, 61_706), (AlexNet, 1_865_802),
+     (VGG11, 9_229_962), (ResNet18, 11_172_810)],
+)  # fmt: skip
+def test_sizes_as_published(kind, count):
+    """LeNet-5's 61,706 weights are a known number; torchvision's own networks give the last two, see below."""
+    assert sum(p.numel() for p in judge_of(kind, width=None).parameters()) == count
+
+
+def test_the_resnet_is_torchvisions():
+    ours = judge_of(ResNet18, channels=3, image_size=32, width=None, norm="batch").eval()
+    theirs = torchvision.models.resnet18(num_classes=10).eval()
+    theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    theirs.maxpool = nn.Identity()
+    with torch.no_grad():
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.copy_(b)
+    x = torch.randn(2, 3, 32, 32, generator=seeded())
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_the_vgg_is_torchvisions_features():
+    ours = judge_of(VGG11, channels=3, image_size=32, width=None, norm="batch").eval()
+    theirs = torchvision.models.vgg11_bn().features.eval()
+    with torch.no_grad():
+        for a, b in zip(ours.features.parameters(), theirs.parameters(), strict=True):
+            a.copy_(b)
+    x = torch.randn(2, 3, 32, 32, generator=seeded())
+    torch.testing.assert_close(ours.embed(x), theirs(x).flatten(1))
+
+
+@pytest.mark.parametrize(("kind", "norm"), WITH_NORM)
+def test_weights_come_from_the_generator_alone(kind, norm):
+    before = torch.get_rng_state()
+    network = judge_of(kind, 3, norm=norm)
+    assert torch.equal(parameters(network), parameters(judge_of(kind, 3, norm=norm)))
+    assert not torch.equal(parameters(network), parameters(judge_of(kind, 4, norm=norm)))
+    network.train()(torch.randn(4, 1, 28, 28, generator=seeded()))
+    network.reset_parameters(generator=seeded(5))
+    fresh = judge_of(kind, 5, norm=norm)
+    for (name, a), b in zip(network.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name  # running statistics, too
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", [VGG11, ResNet18])
+def test_batch_statistics_couple_images_and_instance_statistics_do_not(kind):
+    x = torch.randn(4, 1, 28, 28, generator=seeded())
+    alone = {norm: judge_of(kind, norm=norm).train()(x[:2]) for norm in ("instance", "batch")}
+    together = {norm: judge_of(kind, norm=norm).train()(x)[:2] for norm in ("instance", "batch")}
+    torch.testing.assert_close(alone["instance"], together["instance"], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(alone["batch"], together["batch"], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", JUDGES)
+def test_redrawing_without_a_generator_is_refused(kind):
+    with pytest.raises(TypeError):
+        judge_of(kind).reset_parameters()
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator"):
+        judge_of(kind).reset_parameters(generator=None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (LeNet, {"norm": "batch"}, "norm must be none for LeNet; got 'batch'"),
+        (VGG11, {"norm": "layer"}, "norm must be instance or batch or none for VGG11; got 'layer'"),
+        (ResNet18, {"norm": "none"}, "norm must be instance or batch for ResNet18; got 'none'"),
+        (LeNet, {"image_size": 10}, "image_size must be larger for LeNet; got 10×10"),
+        (VGG11, {"image_size": 16}, "image_size must be larger for VGG11; got 16×16"),
+        (AlexNet, {"image_size": (32, 4)}, "image_size must be larger for AlexNet; got 32×4"),
+        (MLP, {"width": -1}, "width must be a positive integer; got -1"),
+        (MLP, {"channels": 0}, "channels must be a positive integer; got 0"),
+        (MLP, {"classes": 0}, "classes must be a positive integer; got 0"),
+        (MLP, {"image_size": 0}, "image_size must be a positive integer; got 0"),
+    ],
+)
+def test_judges_that_cannot_be_built_are_refused(kind, changes, message):
+    with pytest.raises(ValueError, match=message):
+        judge_of(kind, **changes)
+
+
+def test_every_model_has_a_name():
+    assert list(MODELS) == ["convnet", "lenet", "mlp", "alexnet", "vgg11", "resnet18"]
+    assert set(MODELS.values()) == {ConvNet, *JUDGES}

@@ -4,10 +4,12 @@ from importlib import resources
 import pytest
 import torch
 
-from dmtutor import results
+from dmtutor import Recipe, evaluate, load, results
 from dmtutor.evaluation import Accuracies
 
-NAMES = [f.name.removesuffix(".json") for f in resources.files(results).iterdir() if f.name.endswith(".json")]
+FILES = list(resources.files(results).iterdir())
+NAMES = sorted(f.name.removesuffix(".json") for f in FILES if f.name.endswith(".json"))
+SETS = sorted(f.name.removesuffix(".pt") for f in FILES if f.name.endswith(".pt"))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 7), (5, 2, 1000)])
@@ -28,3 +30,30 @@ def test_every_file_says_where_it_comes_from(name):
 def test_an_unknown_name_lists_those_that_there_are():
     with pytest.raises(ValueError, match=r"name must be one of .*; got 'nothing'"):
         results.load("nothing")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_stored_sets_are_images_that_say_how_they_were_made(name):
+    stored = results.images(name)
+    assert stored.images.dtype == torch.float32
+    assert stored.images.isfinite().all()
+    assert stored.counts.all()
+    assert stored.meta
+
+
+def test_a_stored_set_fits_the_data_it_was_made_of():
+    _, test = load("mnist5k")
+    stored = results.images("mnist5k_dm_10")
+    assert stored.counts.tolist() == [10] * 10
+    assert stored.meta["config"]["ipc"] == 10 and stored.meta["seed"] == 0
+    assert evaluate(stored, test, networks=1, recipe=Recipe(steps=1, width=4),
+                    generator=torch.Generator().manual_seed(0)).values.shape == (1, 1)  # fmt: skip
+
+
+def test_an_unknown_set_lists_those_that_there_are():
+    with pytest.raises(ValueError, match=r"name must be one of .*mnist5k_dm_10.*; got 'nothing'"):
+        results.images("nothing")
+
+
+def test_all_results_together_are_small():
+    assert sum(len(f.read_bytes()) for f in FILES if f.name.endswith((".json", ".pt"))) < 5_000_000

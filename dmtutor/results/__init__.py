@@ -1,12 +1,14 @@
-"""What long runs found: JSON files beside this one, each with the command that wrote it."""
+"""What long runs found: JSON files beside this one, each with the command that wrote it, and sets that were made."""
 
 import base64
 import json
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
 import torch
 
+from ..data import LabeledImages
 from ..evaluation import Accuracies
 
 
@@ -35,15 +37,49 @@ def load(name):
     >>> type(stored["rows"][0]["accuracies"])
     <class 'dmtutor.evaluation.Accuracies'>
     """
-    folder = resources.files(__name__)
-    stored = sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
-    if name not in stored:
-        raise ValueError(f"name must be one of {', '.join(stored)}; got {name!r}")
-    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    content = json.loads(find(name, ".json").read_text(encoding="utf-8"))
     for row in content["rows"]:
         if "accuracies" in row:
             row["accuracies"] = unpack(row["accuracies"])
     return content
+
+
+def images(name):
+    """Read a stored set of images, say a condensed one: to look at it, or to train on it without making it.
+
+    Parameters
+    ----------
+    name : str
+        That of its file, such as ``"mnist5k_dm_10"``: data set, method, images per class.
+
+    Returns
+    -------
+    LabeledImages
+        float32. The files hold 16 bits a pixel, so a set differs in the fourth digit from what was made; its ``meta``
+        says how it was made, with which seed.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file; it lists those that there are.
+
+    Examples
+    --------
+    >>> images("mnist5k_dm_10")
+    LabeledImages(100 images of 1×28×28, 10 classes)
+    """
+    with resources.as_file(find(name, ".pt")) as path:
+        stored = LabeledImages.load(path)
+    return replace(stored, images=stored.images.float())
+
+
+def find(name, ending):
+    """The stored file of this name, or a ValueError that lists those that there are."""
+    files = {file.name.removesuffix(ending): file for file in resources.files(__name__).iterdir()
+             if file.name.endswith(ending)}  # fmt: skip
+    if name not in files:
+        raise ValueError(f"name must be one of {', '.join(sorted(files))}; got {name!r}")
+    return files[name]
 
 
 def pack(accuracies):
