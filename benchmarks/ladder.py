@@ -1,16 +1,15 @@
 """Results that hold up, on MNIST-5k: what chapter 9 adds to the tables of the chapters before.
 
-    python benchmarks/ladder.py                     # all of it: about 45 minutes of one core
-    python benchmarks/ladder.py sets ladder         # some of: sets, curves, transfer, ladder, bytes, more
+    python benchmarks/ladder.py                     # all of it: about 40 minutes of one core
+    python benchmarks/ladder.py sets ladder         # some of: sets, curves, transfer, ladder, more
 
 `sets`: the first set of each method's ladder at 10 images per class, and of DM's at 1, made again and stored as .pt
 files. `curves`: accuracy along one run of each method, on validation images. `transfer`: the stored sets train other
 networks, as they are and rescaled to the contrast of real images. `ladder`: 50 images per class; DC and DSA get DM's
 processor time, each with the setting that `predecessors.py` favoured at 10 images, its step size rescaled by the root
-of the images, as the library's default is. `bytes`: the stored set of DM at 8 bits. `more`: DM at 100 and 200 images
-per class. All but `curves` read the test images, and nothing is chosen by what they say. Results go to
-dmtutor/results/ladder.json, row by row, so a run that was stopped goes on where it was. One thread does the work, and
-seconds are the processor's.
+of the images, as the library's default is. `more`: DM at 100 and 200 images per class. All but `curves` read the test
+images, and nothing is chosen by what they say. Results go to dmtutor/results/ladder.json, row by row, so a run that
+was stopped goes on where it was. One thread does the work, and seconds are the processor's.
 """
 
 import sys
@@ -74,12 +73,6 @@ def rescaled(synthetic, real):
     return replace(synthetic, images=synthetic.images * factor.view(-1, 1, 1, 1))
 
 
-def eight_bits(synthetic, low, high):
-    """Pixels between low and high rounded to 256 levels, those outside clamped."""
-    levels = ((synthetic.images - low) / (high - low) * 255).round().clamp(0, 255)
-    return replace(synthetic, images=levels / 255 * (high - low) + low)
-
-
 def file_of(method, ipc):
     return FOLDER / f"mnist5k_{method.lower()}_{ipc}.pt"
 
@@ -106,7 +99,7 @@ def ladder(table, train, test):
 def transfer(table, train, test):
     stored = {m: results.images(f"mnist5k_{m.lower()}_10") for m in ("DM", "DSA")}
     stored["Random"] = random_subset(train, 10, generator=seeded(0))
-    cases = [("Random", False), ("DSA", False), ("DM", False), ("DM", True)]
+    cases = [("Random", False), ("DSA", False), ("DSA", True), ("DM", False), ("DM", True)]
     for name, (changes, networks) in MODELS.items():
         for method, scaled in cases:
             key = {"experiment": "transfer", "method": method, "model": name, "rescaled": scaled}
@@ -136,20 +129,6 @@ def curves(table, train, test):
                 print(f"{method}, {iteration} steps, {seconds:.1f} s: {accuracies}", flush=True)
 
 
-def bytes_(table, train, test):
-    """The stored set as it is, and its images at 8 bits: over the set's own range, and clamped to black and white."""
-    one = results.images("mnist5k_dm_10")
-    black, white = ((torch.tensor(p) - train.mean) / train.std for p in (0.0, 1.0))
-    kept = {"16 bits": one, "8 bits": eight_bits(one, one.images.min(), one.images.max()),
-            "8 bits, clamped": eight_bits(one, black, white)}  # fmt: skip
-    for name, these in kept.items():
-        key = {"experiment": "bytes", "method": "DM", "ipc": 10, "kept": name}
-        if table.find(**key) is None:
-            row, accuracies = judged([these], test, networks=3)
-            table.add({**key, **row})
-            print(f"{key}: {accuracies}", flush=True)
-
-
 def more(table, train, test):
     for ipc in (200, 100):
         key = {"experiment": "more", "method": "DM", "ipc": ipc}
@@ -160,7 +139,7 @@ def more(table, train, test):
             print(f"{key}: {accuracies}, {row['seconds']} s", flush=True)
 
 
-PARTS = {"sets": sets, "curves": curves, "transfer": transfer, "ladder": ladder, "bytes": bytes_, "more": more}
+PARTS = {"sets": sets, "curves": curves, "transfer": transfer, "ladder": ladder, "more": more}
 
 
 def main(wanted):
