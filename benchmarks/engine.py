@@ -1,16 +1,19 @@
-"""One iteration of distribution matching at the published setting: the plain loop, blocks, translated, published code.
+"""One iteration of distribution matching at the published setting: the plain loop, blocks, compiled, published code.
 
     python benchmarks/engine.py                                   # ours, some minutes
     python benchmarks/engine.py --reference PATH [--rounds 5]     # beside the published code, PATH a clone of it
 
 CIFAR-10-shaped noise, ten images per class, 256 real ones, ConvNet-3/128, six operations. Every variant lives in a
 process of its own, and they take turns, one iteration each, so that what else the machine does meets all alike. The
-first iteration is not counted. Beside them stand the rates of a large matrix product and of the network's own middle
+first iteration is not counted. Some variants differ from another one only in what the allocator does with freed
+memory: gives it back to the system, keeps it up to the library's bounds (its default), or keeps all of it. Beside them
+stand the rates of a large matrix product, by ``@`` and as a 1×1 convolution, and of the network's own middle
 convolution, which bound what any engine can reach. Results go to dmtutor/results/engine.json; run it on a quiet
 machine. PATH is https://github.com/VICO-UoE/DatasetCondensation; nothing of it is copied.
 """
 
 import argparse
+import ctypes
 import itertools
 import subprocess
 import sys
@@ -24,14 +27,19 @@ import torch.nn.functional as F
 from store import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+import dmtutor
 from dmtutor import DMConfig, dm_steps, from_arrays
 
 VARIANTS = {  # name: changes to the published setting
     "one forward of all classes": {"block": None},
+    "one forward of all classes, all memory kept": {"block": None},
     "class by class": {"block": 256},
+    "class by class, memory given back": {"block": 256},
     "blocks of 16": {"block": 16},
-    "blocks of 16, translated": {"block": 16, "compile": True},
+    "blocks of 16, memory given back": {"block": 16},
+    "blocks of 16, compiled": {"block": 16, "compile": True},
 }
+PUBLISHED = ("published code", "published code, memory kept")
 QUICK = {"16 real images": {"block": 16, "compile": True, "batch_real": 16}}  # another setting: race.py times it
 IPC, BATCH = 10, 256
 
@@ -41,12 +49,23 @@ def ours(name):
     pixels = torch.rand(4000, 32, 32, 3, generator=torch.Generator().manual_seed(0))
     real = from_arrays(pixels, torch.arange(4000) % 10)
     config = DMConfig.reference(ipc=IPC, **(VARIANTS | QUICK)[name])
+    if name.endswith("memory given back"):
+        dmtutor.steps.keep_freed_memory = lambda: None
     steps = dm_steps(real, config=config, generator=torch.Generator().manual_seed(0))
+    if name.endswith("all memory kept"):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
     return lambda: float(next(steps).loss)
 
 
-def published(path):
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def published(name, path):
     """The same iteration by the published code's own network and augmentation."""
+    if name.endswith("memory kept"):
+        dmtutor.steps.keep_freed_memory()
     gone = types.ModuleType("scipy.ndimage.interpolation")  # it imports what SciPy has no more, and does not use it
     gone.rotate = None
     sys.modules[gone.__name__] = gone
@@ -76,7 +95,7 @@ def published(path):
 
 def serve(name, path):
     """Be one variant: an iteration for every line on stdin, its seconds on stdout."""
-    iteration = published(path) if name == "published code" else ours(name)
+    iteration = published(name, path) if name in PUBLISHED else ours(name)
     iteration()
     print("ready", flush=True)
     for _ in sys.stdin:
@@ -125,7 +144,7 @@ def main():
     asked = parser.parse_args()
     if asked.serve:
         return serve(asked.serve, asked.reference)
-    names = [*VARIANTS, *(["published code"] if asked.reference else [])]
+    names = [*VARIANTS, *(PUBLISHED if asked.reference else [])]
     seconds = dict(zip(names, seconds_in_turn(names, asked.reference, asked.rounds), strict=True))
 
     with FlopCounterMode(display=False) as counter:
@@ -136,16 +155,20 @@ def main():
     with torch.no_grad():
         product = rate(2 * 4096**3, lambda: a @ a, repeats=5)
         convolution = rate(2 * 9 * 128**2 * 16 * 16**2, lambda: F.conv2d(x, w, padding=1))
+        x, w = torch.randn(1, 4096, 64, 64).to(memory_format=torch.channels_last), torch.randn(4096, 4096, 1, 1)
+        pointwise = rate(2 * 4096**3, lambda: F.conv2d(x, w), repeats=5)
     table = Table("engine", command="python benchmarks/engine.py --reference PATH")
     table.rows.clear()
-    print(f"matrix product {product:.0f} GFLOP/s, convolution {convolution:.0f}; an iteration {flop / 1e9:.0f} GFLOP")
-    base = median(seconds[names[-1] if asked.reference else names[0]])
+    print(f"matrix product {product:.0f} GFLOP/s, as a 1×1 convolution {pointwise:.0f}, middle convolution "
+          f"{convolution:.0f}; an iteration {flop / 1e9:.0f} GFLOP")  # fmt: skip
+    base = median(seconds[PUBLISHED[0] if asked.reference else names[0]])
     for name, values in seconds.items():
         row = {"variant": name, "seconds": [round(s, 3) for s in values], "gflop": round(flop / 1e9, 1),
-               "matrix_product": round(product), "convolution": round(convolution)}  # fmt: skip
+               "matrix_product": round(product), "pointwise": round(pointwise),
+               "convolution": round(convolution)}  # fmt: skip
         table.add(row)
         middle = median(values)
-        print(f"{name:<28} {middle:6.2f} s, {flop / middle / 1e9:4.0f} GFLOP/s, {base / middle:5.2f} times as fast")
+        print(f"{name:<44} {middle:6.2f} s, {flop / middle / 1e9:4.0f} GFLOP/s, {base / middle:5.2f} times as fast")
 
 
 if __name__ == "__main__":
