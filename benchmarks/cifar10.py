@@ -110,7 +110,7 @@ def film(table, real, validation, name, seed, folder):
                "iteration": iteration}  # fmt: skip
         if table.find(**key):
             continue
-        networks = 5 if config.ipc == 1 else 1
+        networks = 3 if config.ipc == 1 else 1
         synthetic = as_set(real, images, config.ipc)
         accuracies = evaluate(synthetic, validation, networks=networks, recipe=SHORT, generator=seeded(0))
         window = run["losses"][max(0, iteration - iteration // 10 - 1) : iteration + 1]  # a loss alone is noise

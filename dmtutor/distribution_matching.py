@@ -40,9 +40,8 @@ class DMConfig(Config):
     width, depth, norm, activation, pooling
         The random network, see :class:`~dmtutor.ConvNet`.
     block : int, optional
-        Images of one class that go through the network at once, at most. It bounds memory, small blocks stay in
-        the cache, and the result is the same up to rounding. None puts all classes through at once, as
-        ``norm="batch"`` needs.
+        Images of one class that go through the network at once, at most. It bounds memory, and the result is the
+        same up to rounding. None puts all classes through at once, as ``norm="batch"`` needs.
     average : float
         In [0, 1). If not 0, the result is a running average of the images after each step, those of i steps ago
         weighted by its i-th power: it settles where a constant step cannot. Not in the published algorithm.
