@@ -154,7 +154,7 @@ def test(table, real, test_images, name, seed, folder):
             print(f"{row}: {accuracies}", flush=True)
     row = {**key, "method": "Random", "ipc": ipc}
     if table.find(**row) is None:
-        sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(5 if ipc == 1 else 3)]
+        sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(5 if ipc == 1 else 2)]
         accuracies = evaluate(sets, test_images, networks=1, recipe=LONG, generator=seeded(0))
         table.add({**row, "accuracies": results.pack(accuracies)})
         print(f"{row}: {accuracies}", flush=True)

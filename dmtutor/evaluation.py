@@ -15,6 +15,7 @@ from .checks import check_generator, check_number, check_one_of, check_positive,
 from .data import LabeledImages
 from .networks import MODELS, check_architecture
 from .randomness import keyed_generator, root_seed
+from .steps import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +253,8 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
         if not torch.allclose(s.mean, test.mean.to(s.mean)) or not torch.allclose(s.std, test.std.to(s.std)):
             raise ValueError("test must be normalised as the sets are: use test.normalized_like(set)")
     recipe.check(test.images)
+    if test.images.device.type == "cpu":
+        keep_freed_memory()
     root = root_seed(generator)
     correct = torch.empty(len(sets), networks, len(test), dtype=torch.bool)
     with tqdm(total=len(sets) * networks, desc="evaluate", unit="network", disable=not progress) as bar:

@@ -360,3 +360,11 @@ def test_the_standard_error_that_the_test_images_bring():
 def test_only_like_can_be_compared():
     with pytest.raises(ValueError, match=r"other must have the same sets × networks × images, \(1, 2, 100\)"):
         accuracies([[50, 60]]).difference(accuracies([[50, 60], [70, 80]]))
+
+
+def test_freed_memory_is_kept_on_a_cpu(monkeypatch):
+    """A batch of 100 colour images trains up to twice as fast so."""
+    called = []
+    monkeypatch.setattr("dmtutor.evaluation.keep_freed_memory", lambda: called.append(1))
+    evaluate(TRAIN, TEST, networks=1, recipe=Recipe(steps=1, width=4, depth=2), generator=seeded())
+    assert called == [1]
