@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 
 import torch
-from store import Table
+from store import Table, seeded
 
 from dmtutor import DMConfig, Recipe, SiameseAugment, dm_steps, evaluate, load, random_subset, results
 from dmtutor.augmentation import OPERATIONS, Draws
@@ -38,10 +38,6 @@ class TwoDraws(SiameseAugment):
     def apply(self, x, draws):
         side = int(x.requires_grad)
         return super().apply(x, Draws(draws.operation[side], draws.u[side]))
-
-
-def seeded(number):
-    return torch.Generator().manual_seed(number)
 
 
 def condensed(method, real, seed, strategy, draws):

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from store import FOLDER, Table
+from store import FOLDER, Table, seeded
 
 from dmtutor import (
     DMConfig,
@@ -39,13 +39,14 @@ RUNS = {  # name: changes to the published setting
 }
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHORT, LONG = Recipe.reference(epochs=100), Recipe.reference()  # of the film, of the test
+FILMED = "IPC 10, falling step"
 SNAPSHOTS = [0, 10, 30, 100, 300, 1000, 3000, 10_000, 20_000]
 
 
 def split(path):
     """The images to condense, those that choose between settings, and the test images."""
     train, test = (replace(part, classes=NAMES) for part in load(path))
-    rest, validation = train.split(0.1, generator=torch.Generator().manual_seed(0))
+    rest, validation = train.split(0.1, generator=seeded(0))
     return rest, validation, test
 
 
@@ -56,7 +57,7 @@ def run_file(folder, name, seed):
 def condense(real, name, seed, folder):
     """Make one set; its state, losses and snapshots are saved once a minute."""
     config = DMConfig.reference(compile=True, **RUNS[name])
-    steps = dm_steps(real, config=config, generator=torch.Generator().manual_seed(seed))
+    steps = dm_steps(real, config=config, generator=seeded(seed))
     path = run_file(folder, name, seed)
     run = {"state": steps.state_dict(), "losses": [], "snapshots": {0: steps.images.half()}, "seconds": 0.0}
     if path.exists():
@@ -86,7 +87,7 @@ def made(folder, name, seed):
 def noise_floor(real, config, networks=4, images=256):
     """Σ tr Σ_c / B, what the loss keeps however good the images are: mean over random networks and augmentations."""
     config = replace(config, batch_real=images, compile=False)
-    steps = dm_steps(real, config=config, generator=torch.Generator().manual_seed(0))
+    steps = dm_steps(real, config=config, generator=seeded(0))
     floors = []
     for steps.iteration in range(networks):
         steps.network.reset_parameters(generator=keyed_generator(steps.root, "network", steps.iteration))
@@ -121,21 +122,21 @@ def film(table, real, validation, name, seed, folder):
             "accuracies": results.pack(accuracies),
         })  # fmt: skip
         print(f"{key}: {accuracies}", flush=True)
-    keep(real, run, config, seed)
+    keep(real, run, name, config, seed)
 
 
-def keep(real, run, config, seed):
+def keep(real, run, name, config, seed):
     """Store, in 16 bits, what was made, and two images a class of what it was on the way."""
     final = as_set(real, run["state"]["images"].half(), config.ipc)
     meta = {"name": "cifar10", "method": "dm", "config": asdict(config), "seed": seed}
-    name = f"cifar10_dm_{config.ipc}" + ("" if config.schedule == "linear" else "_constant")
-    replace(final, meta=meta).save(FOLDER / f"{name}.pt")
-    if config.schedule == "linear":
+    file = f"cifar10_dm_{config.ipc}" + ("" if config.schedule == "linear" else "_constant")
+    replace(final, meta=meta).save(FOLDER / f"{file}.pt")
+    if name == FILMED:
         few = torch.arange(len(final)).view(-1, config.ipc)[:, :2].flatten()
         images = torch.cat([images[few] for images in run["snapshots"].values()])
         labels = final.labels[few].repeat(len(run["snapshots"]))
         film = replace(final, images=images, labels=labels, meta={**meta, "iterations": list(run["snapshots"])})
-        film.save(FOLDER / f"{name}_film.pt")
+        film.save(FOLDER / f"{file}_film.pt")
 
 
 def test(table, real, test_images, name, seed, folder):
@@ -164,10 +165,6 @@ def as_set(real, images, ipc):
     """The images as a set of the classes of the real ones."""
     labels = torch.arange(len(real.classes)).repeat_interleave(ipc)
     return replace(real, images=images, labels=labels)
-
-
-def seeded(number):
-    return torch.Generator().manual_seed(number)
 
 
 def main():

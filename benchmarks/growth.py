@@ -10,17 +10,14 @@ median of three, and the peak of resident memory above what the process held wit
 ``processes`` have seconds on the clock. Results go to dmtutor/results/growth.json.
 """
 
-import ctypes
 import json
-import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
-from store import Table
+from store import Table, peak_above, seeded, start_peak
 
 from dmtutor import DMConfig, dm_steps, from_arrays, sharding
 
@@ -40,7 +37,7 @@ SETTINGS = {
 
 def images(ipc, classes, size):
     n = classes * max(ipc, BATCH)
-    pixels = torch.randint(256, (n, size, size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(256, (n, size, size, 3), generator=seeded(0), dtype=torch.uint8)
     return from_arrays(pixels, torch.arange(n) % classes)
 
 
@@ -49,18 +46,12 @@ def make_steps(real, ipc, variant, classes=None):
         ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=16 if variant == "blocks" else None,
         augment="color_crop_cutout_flip_scale_rotate",
     )  # fmt: skip
-    return dm_steps(real, config=config, generator=torch.Generator().manual_seed(0), classes=classes)
-
-
-def kilobytes(name):
-    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    return dm_steps(real, config=config, generator=seeded(0), classes=classes)
 
 
 def one_process(ipc, classes, size, variant):
     real = images(ipc, classes, size)
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = kilobytes("VmRSS")
+    before = start_peak()
     steps = make_steps(real, ipc, variant)
     next(steps)
     seconds = []
@@ -68,7 +59,7 @@ def one_process(ipc, classes, size, variant):
         start = time.process_time()
         next(steps)
         seconds.append(time.process_time() - start)
-    return {"seconds": round(median(seconds), 4), "megabytes": round((kilobytes("VmHWM") - before) / 1024)}
+    return {"seconds": round(median(seconds), 4), "megabytes": peak_above(before)}
 
 
 def many_processes(ipc, classes, size, variant, processes, repeats=50):

@@ -19,7 +19,7 @@ from dataclasses import replace
 import torch
 from coresets import half
 from predecessors import make, new_steps
-from store import FOLDER, Table
+from store import FOLDER, Table, seeded
 
 from dmtutor import ConvNet, Recipe, evaluate, herding, load, random_subset, results
 
@@ -39,10 +39,6 @@ MODELS = {  # name: (changes to the recipe, networks)
     "ResNet-18, width 8": ({"model": "resnet18", "width": 8, "norm": "batch"}, 1),
 }
 MARKS = {"DM": (20, 80, 300, 670), "DC": (4, 15, 50, 125), "DSA": (4, 15, 50, 125)}
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def judged(sets, judge, seconds=None, networks=NETWORKS, **recipe):

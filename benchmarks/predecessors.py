@@ -9,16 +9,14 @@ to dmtutor/results/predecessors.json, row by row, so a run that was stopped goes
 the work, and seconds are the processor's, so they hardly depend on what else the machine does.
 """
 
-import ctypes
 import json
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
-from store import Table
+from store import Table, peak_above, seeded, start_peak
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmtutor import Recipe, evaluate, load, random_subset, results
@@ -50,14 +48,14 @@ SETTINGS = {  # method: ipc: two settings to choose from
 
 def new_steps(method, train, seed, changes):
     config_type, make_steps = METHODS[method.lower()]
-    return make_steps(train, config=config_type(**changes), generator=torch.Generator().manual_seed(seed))
+    return make_steps(train, config=config_type(**changes), generator=seeded(seed))
 
 
 def make(method, train, seed, changes):
     """One set, and the seconds of one core that it took."""
     start = time.process_time()
     if method == "Random":
-        return random_subset(train, changes["ipc"], generator=torch.Generator().manual_seed(seed)), 0.0
+        return random_subset(train, changes["ipc"], generator=seeded(seed)), 0.0
     steps = new_steps(method, train, seed, changes)
     for _ in steps:
         pass
@@ -67,7 +65,7 @@ def make(method, train, seed, changes):
 def score(method, sets, train, judge, changes):
     """What is stored of a setting."""
     made, seconds = zip(*(make(method, train, seed, changes) for seed in range(sets)), strict=True)
-    accuracies = evaluate(made, judge, networks=NETWORKS, generator=torch.Generator().manual_seed(0))
+    accuracies = evaluate(made, judge, networks=NETWORKS, generator=seeded(0))
     return {"seconds": [round(s, 1) for s in seconds], "accuracies": results.pack(accuracies)}, accuracies
 
 
@@ -82,30 +80,24 @@ class Convolutions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def kilobytes(name):
-    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-
-
 def measure(method, changes):
     """Seconds and convolutions of a step, megabytes above the data: meant for a process of its own, on Linux."""
     torch.set_num_threads(1)
     train, _ = load("mnist5k")
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = kilobytes("VmRSS")
+    before = start_peak()
     steps = new_steps(method, train, 0, changes)
     next(steps)
     cycle, start = 20, time.process_time()
     for _ in range(cycle):
         next(steps)
     seconds = (time.process_time() - start) / cycle
-    peak = kilobytes("VmHWM") - before
+    peak = peak_above(before)
     with Convolutions() as count:
         for _ in range(cycle):
             next(steps)
     each = cycle * steps.config.depth  # a pass through a network is `depth` convolutions
     passes = {"forward": round(count.forward / each, 1), "backward": round(count.backward / each, 1)}
-    print(json.dumps({"milliseconds": round(1000 * seconds, 1), "megabytes": round(peak / 1024), **passes}))
+    print(json.dumps({"milliseconds": round(1000 * seconds, 1), "megabytes": peak, **passes}))
 
 
 def cost(method, changes):
@@ -118,7 +110,7 @@ def cost(method, changes):
 def main(wanted):
     torch.set_num_threads(1)
     train, test = load("mnist5k")
-    rest, validation = train.split(0.2, generator=torch.Generator().manual_seed(0))
+    rest, validation = train.split(0.2, generator=seeded(0))
     recipe = f"{Recipe()}, {NETWORKS} networks for each set"
     table = Table("predecessors", command="python benchmarks/predecessors.py", recipe=recipe)
 

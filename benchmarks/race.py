@@ -14,7 +14,7 @@ dmtutor/results/race.json, row by row. Two minutes of two cores for the clock, t
 import argparse
 
 import torch
-from store import Table
+from store import Table, seeded
 
 from dmtutor import DMConfig, Recipe, dm_steps, evaluate, load, random_subset, results
 
@@ -68,10 +68,6 @@ def clock(table, path):
     seconds = seconds_in_turn([*QUICK, "published code"], path, rounds=10)
     for method, spent in zip(("ours", "published"), seconds, strict=True):
         table.add({"method": method, "iteration_seconds": [round(s, 4) for s in spent]})
-
-
-def seeded(number):
-    return torch.Generator().manual_seed(number)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What all benchmarks share: rows are stored one by one, with where they come from."""
 
+import ctypes
 import json
 import os
 import platform
+import re
 import subprocess
 from datetime import date
 from pathlib import Path
@@ -49,3 +51,23 @@ class Table:
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.content, indent=1) + "\n")
         os.replace(partial, self.path)
+
+
+def seeded(number):
+    return torch.Generator().manual_seed(number)
+
+
+def start_peak():
+    """Give freed memory back and count the process's peak from here; what it holds now, in kilobytes (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return kilobytes("VmRSS")
+
+
+def peak_above(start):
+    """Megabytes by which the peak since :func:`start_peak` exceeds what it returned."""
+    return round((kilobytes("VmHWM") - start) / 1024)
+
+
+def kilobytes(name):
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
