@@ -2,13 +2,16 @@
 
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER film [WORD ...]
+    python benchmarks/cifar10.py --data PATH.npz --runs FOLDER choose [WORD ...]
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER test [WORD ...]
 
 PATH.npz holds x_train, y_train, x_test and y_test. ``condense`` makes every set of RUNS whose name has all WORDs; it
 writes its state to FOLDER once a minute and goes on from there. ``film`` scores what the runs left behind on their
-way, on 5,000 training images that they never saw; ``test`` reads the test images, with the published evaluation.
-Results go to dmtutor/results/cifar10.json, row by row. One thread does the work, so that two runs share two cores:
-an hour and a quarter for IPC 10, 25 minutes for IPC 1, 5 minutes a network of the published evaluation at IPC 10.
+way, on 5,000 training images that they never saw, and ``choose`` their ends with more networks on the same images;
+``test`` reads the test images, with the published evaluation, cut to 300 epochs at IPC 50. Results go to
+dmtutor/results/cifar10.json, row by row. One thread does the work, so that two runs share two cores: an hour and a
+half for IPC 10, 25 minutes for IPC 1, 10 for 400 iterations of IPC 50; 4 minutes a network of the published evaluation
+at IPC 10, 6 at IPC 50.
 """
 
 import argparse
@@ -36,9 +39,12 @@ RUNS = {  # name: changes to the published setting
     "IPC 1, constant step": {"ipc": 1, "batch_real": 8, "average": 0.999},
     "IPC 10, falling step": {"ipc": 10, "batch_real": 16, "schedule": "linear"},
     "IPC 10, constant step": {"ipc": 10, "batch_real": 16, "average": 0.999},
+    "IPC 50, step of 1": {"ipc": 50, "batch_real": 16, "schedule": "linear", "iterations": 400},
+    "IPC 50, step of 10": {"ipc": 50, "batch_real": 16, "schedule": "linear", "iterations": 400, "lr_img": 10.0},
 }
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-SHORT, LONG = Recipe.reference(epochs=100), Recipe.reference()  # of the film, of the test
+SHORT, LONG = Recipe.reference(epochs=100), Recipe.reference()  # of the film and the choice, of the test
+TREND = Recipe.reference(epochs=300)  # of the test at IPC 50, where the published one takes 20 minutes a network
 FILMED = "IPC 10, falling step"
 SNAPSHOTS = [0, 10, 30, 100, 300, 1000, 3000, 10_000, 20_000]
 
@@ -98,6 +104,12 @@ def noise_floor(real, config, networks=4, images=256):
     return float(torch.stack(floors).mean())
 
 
+def ends(run, config):
+    """What a run offers as its result."""
+    sets = {"last images": run["state"]["images"]}
+    return sets | ({"average": run["state"]["average"]} if config.average else {})
+
+
 def film(table, real, validation, name, seed, folder):
     """Loss, contrast and validation accuracy of the snapshots of a run."""
     run = made(folder, name, seed)
@@ -125,11 +137,25 @@ def film(table, real, validation, name, seed, folder):
     keep(real, run, name, config, seed)
 
 
+def choose(table, real, validation, name, seed, folder):
+    """What a run offers, in the 16 bits that are stored, on validation images."""
+    config = DMConfig.reference(**RUNS[name])
+    for result, images in ends(made(folder, name, seed), config).items():
+        key = {"experiment": "choice", "run": name, "result": result, "ipc": config.ipc, "seed": seed}
+        if table.find(**key) is None:
+            synthetic = as_set(real, images.half().float(), config.ipc)
+            accuracies = evaluate(synthetic, validation, networks=5, recipe=SHORT, generator=seeded(0))
+            table.add({**key, "accuracies": results.pack(accuracies)})
+            print(f"{key}: {accuracies}", flush=True)
+
+
 def keep(real, run, name, config, seed):
-    """Store, in 16 bits, what was made, and two images a class of what it was on the way."""
+    """Store, in 16 bits, what a falling step made, and two images a class of what it was on the way."""
+    if config.schedule != "linear" or config.ipc > 10:
+        return
     final = as_set(real, run["state"]["images"].half(), config.ipc)
     meta = {"name": "cifar10", "method": "dm", "config": asdict(config), "seed": seed}
-    file = f"cifar10_dm_{config.ipc}" + ("" if config.schedule == "linear" else "_constant")
+    file = f"cifar10_dm_{config.ipc}"
     replace(final, meta=meta).save(FOLDER / f"{file}.pt")
     if name == FILMED:
         few = torch.arange(len(final)).view(-1, config.ipc)[:, :2].flatten()
@@ -143,20 +169,20 @@ def test(table, real, test_images, name, seed, folder):
     """The published evaluation of what a run made, and of random images beside it: test images."""
     run = made(folder, name, seed)
     config = DMConfig.reference(**RUNS[name])
-    sets = {"last images": run["state"]["images"]}
-    if config.average:
-        sets["average"] = run["state"]["average"]
-    ipc, key = config.ipc, {"experiment": "test", "recipe": "published"}
-    for result, images in sets.items():
+    ipc = config.ipc
+    recipe, networks, draws = (LONG, 5, 5) if ipc < 50 else (TREND, 2, 2)
+    key = {"experiment": "test", "recipe": "published" if recipe is LONG else f"{recipe.epochs} epochs"}
+    for result, images in ends(run, config).items():
         row = {**key, "method": "DM", "run": name, "result": result, "ipc": ipc, "seed": seed}
         if table.find(**row) is None:
-            accuracies = evaluate(as_set(real, images, ipc), test_images, networks=5, recipe=LONG, generator=seeded(0))
+            one = as_set(real, images, ipc)
+            accuracies = evaluate(one, test_images, networks=networks, recipe=recipe, generator=seeded(0))
             table.add({**row, "seconds": round(run["seconds"]), "accuracies": results.pack(accuracies)})
             print(f"{row}: {accuracies}", flush=True)
     row = {**key, "method": "Random", "ipc": ipc}
     if table.find(**row) is None:
-        sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(5 if ipc == 1 else 2)]
-        accuracies = evaluate(sets, test_images, networks=1, recipe=LONG, generator=seeded(0))
+        sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(draws)]
+        accuracies = evaluate(sets, test_images, networks=1, recipe=recipe, generator=seeded(0))
         table.add({**row, "accuracies": results.pack(accuracies)})
         print(f"{row}: {accuracies}", flush=True)
 
@@ -172,21 +198,22 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("task", choices=("condense", "film", "test"))
+    parser.add_argument("task", choices=("condense", "film", "choose", "test"))
     parser.add_argument("words", nargs="*")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
     real, validation, test_images = split(asked.data)
     table = Table("cifar10", command="python benchmarks/cifar10.py --data PATH.npz --runs FOLDER TASK",
-                  recipes={"film": str(SHORT), "test": str(LONG)})  # fmt: skip
+                  recipes={"film, choice": str(SHORT), "test": str(LONG), "300 epochs": str(TREND)})  # fmt: skip
     for name in RUNS:
         if not all(word in name for word in asked.words):
             continue
         if asked.task == "condense":
             condense(real, name, asked.seed, asked.runs)
-        elif asked.task == "film":
-            film(table, real, validation, name, asked.seed, asked.runs)
+        elif asked.task in ("film", "choose"):
+            task = film if asked.task == "film" else choose
+            task(table, real, validation, name, asked.seed, asked.runs)
         else:
             test(table, real, test_images, name, asked.seed, asked.runs)
 

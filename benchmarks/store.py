@@ -30,12 +30,18 @@ def provenance(**more):
 
 
 class Table:
-    """The rows of a result file: what is there already, and a way to add to it."""
+    """The rows of a result file: what is there already, and a way to add to it.
+
+    A row of another commit, device, version or day than those of the file's first run says so itself.
+    """
 
     def __init__(self, name, **more):
         self.path = FOLDER / f"{name}.json"
-        new = {"provenance": provenance(**more), "rows": []}
+        here = provenance(**more)
+        new = {"provenance": here, "rows": []}
         self.content = json.loads(self.path.read_text()) if self.path.exists() else new
+        first = self.content["provenance"]
+        self.differs = {k: here[k] for k in ("commit", "device", "versions", "date") if here[k] != first.get(k)}
 
     @property
     def rows(self):
@@ -47,7 +53,7 @@ class Table:
 
     def add(self, row):
         """Append a row; the file is replaced as a whole."""
-        self.rows.append(row)
+        self.rows.append({**row, **self.differs})
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.content, indent=1) + "\n")
         os.replace(partial, self.path)

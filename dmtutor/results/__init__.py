@@ -23,8 +23,9 @@ def load(name):
     Returns
     -------
     dict
-        ``provenance``: command, commit, device, versions and date of the run. ``rows``: a list of dicts, one for
-        each setting; where sets were evaluated, with their ``accuracies``, an :class:`~dmtutor.Accuracies`.
+        ``provenance``: command, commit, device, versions and date of the first run. ``rows``: a list of dicts, one
+        for each setting; where sets were evaluated, with their ``accuracies``, an :class:`~dmtutor.Accuracies`. A row
+        that was added later has those of commit, device, versions and date that differ.
 
     Raises
     ------
