@@ -329,13 +329,24 @@ class Accuracies:
         """The 95 % interval: (low, high), NaN where there is but one number."""
         return t_interval(self.set_means if len(self.correct) > 1 else self.values[0])
 
-    def difference(self, other):
-        """Self minus other, set i against set i, with the same networks and test images.
+    def difference(self, other, *, paired=True):
+        r"""Self minus other, on the same networks and test images.
+
+        The interval is Student's over the differences set by set, or for sets that have nothing to do with each other
+        Welch's:
+
+        .. math:: \bar a - \bar b \pm t_{\nu,\,0.975} \sqrt{v_a + v_b}, \qquad
+            \nu = \frac{(v_a + v_b)^2}{v_a^2 / (I_a - 1) + v_b^2 / (I_b - 1)},
+
+        where :math:`v_a, v_b` are the variances of the set means over their numbers :math:`I_a, I_b`.
 
         Parameters
         ----------
         other : Accuracies
-            Of the same shape, from an evaluation with the same generator seed.
+            From an evaluation with the same generator seed.
+        paired : bool
+            Whether set i of one belongs to set i of the other, say because both grew from the same real images. If
+            not, the two may have different numbers of sets, at least two each.
 
         Returns
         -------
@@ -344,16 +355,33 @@ class Accuracies:
         Raises
         ------
         ValueError
-            If the shapes differ.
+            If the shapes do not allow it.
+
+        References
+        ----------
+        B. L. Welch, *The generalization of "Student's" problem when several different population variances are
+        involved*, Biometrika 34, 1947.
+
+        Examples
+        --------
+        >>> a, b = (torch.arange(100) < torch.tensor(hits).view(3, 1, 1) for hits in ([50, 60, 71], [40, 50, 60]))
+        >>> print(Accuracies(a).difference(Accuracies(b)))
+        +10.3 points [+8.9, +11.8]
+        >>> print(Accuracies(a).difference(Accuracies(b), paired=False))
+        +10.3 points [-12.9, +33.6]
         """
-        if self.correct.shape != other.correct.shape:
-            raise ValueError(
-                f"other must have the same sets × networks × images, {tuple(self.correct.shape)}; "
-                f"got {tuple(other.correct.shape)}"
-            )
-        per_set = self.set_means - other.set_means if len(self.correct) > 1 else (self.values - other.values)[0]
-        per_image = (self.correct.double() - other.correct.double()).mean((0, 1))
+        ours, theirs = tuple(self.correct.shape), tuple(other.correct.shape)
+        if paired and ours != theirs:
+            raise ValueError(f"other must have the same sets × networks × images, {ours}; got {theirs}")
+        if ours[1:] != theirs[1:]:
+            raise ValueError(f"other must have the same networks × images, {ours[1:]}; got {theirs[1:]}")
+        if not paired and min(ours[0], theirs[0]) < 2:
+            raise ValueError(f"paired must be True for fewer than two sets on one side; got {ours[0]} and {theirs[0]}")
+        per_image = self.correct.double().mean((0, 1)) - other.correct.double().mean((0, 1))
         error = float(per_image.std() / len(per_image) ** 0.5)
+        if not paired:
+            return Difference(self.mean - other.mean, *welch_interval(self.set_means, other.set_means), error)
+        per_set = self.set_means - other.set_means if len(self.correct) > 1 else (self.values - other.values)[0]
         return Difference(float(per_set.mean()), *t_interval(per_set), error)
 
     def __str__(self):
@@ -372,3 +400,14 @@ def t_interval(values, level=0.95):
         return float("nan"), float("nan")
     half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.double().std() / n**0.5)
     return float(values.double().mean()) - half, float(values.double().mean()) + half
+
+
+def welch_interval(a, b, level=0.95):
+    """Welch's interval of the difference of two means, of independent values (n,) and (m,): (low, high)."""
+    v_a, v_b = (float(x.double().var()) / len(x) for x in (a, b))
+    middle = float(a.double().mean() - b.double().mean())
+    if v_a + v_b == 0:
+        return middle, middle
+    freedom = (v_a + v_b) ** 2 / (v_a**2 / (len(a) - 1) + v_b**2 / (len(b) - 1))
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * (v_a + v_b) ** 0.5
+    return middle - half, middle + half

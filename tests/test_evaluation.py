@@ -357,9 +357,26 @@ def test_the_standard_error_that_the_test_images_bring():
     assert Accuracies(one).difference(Accuracies(one)).image_error == 0
 
 
+def test_sets_that_have_nothing_in_common_are_compared_as_welch_does():
+    one, other = accuracies([[60, 62], [70, 72], [83, 82]]), accuracies([[50, 52], [61, 63], [69, 71], [55, 58]])
+    difference = one.difference(other, paired=False)
+    welch = stats.ttest_ind(one.set_means, other.set_means, equal_var=False).confidence_interval()
+    assert difference.mean == pytest.approx(one.mean - other.mean)
+    assert (difference.low, difference.high) == pytest.approx((welch.low, welch.high))
+    shuffled = Accuracies(other.correct[[2, 0, 3, 1]])
+    assert one.difference(shuffled, paired=False) == pytest.approx(difference)
+    assert one.difference(one, paired=False).low < 0 == one.difference(one).low
+    same = accuracies([[60], [60]])
+    assert same.difference(accuracies([[50], [50]]), paired=False)[:3] == pytest.approx((0.1, 0.1, 0.1))
+
+
 def test_only_like_can_be_compared():
     with pytest.raises(ValueError, match=r"other must have the same sets × networks × images, \(1, 2, 100\)"):
         accuracies([[50, 60]]).difference(accuracies([[50, 60], [70, 80]]))
+    with pytest.raises(ValueError, match=r"other must have the same networks × images, \(1, 100\); got \(2, 100\)"):
+        accuracies([[50], [60]]).difference(accuracies([[50, 60], [70, 80]]), paired=False)
+    with pytest.raises(ValueError, match=r"paired must be True for fewer than two sets on one side; got 1 and 2"):
+        accuracies([[50, 60]]).difference(accuracies([[50, 60], [70, 80]]), paired=False)
 
 
 def test_freed_memory_is_kept_on_a_cpu(monkeypatch):
