@@ -4,7 +4,7 @@
     python benchmarks/batch.py --data PATH.npz                # and CIFAR-10, one run for each size
 
 `variance` rows split the variance of the pixel gradient into the part of networks and augmentations, V_θ, and that of
-one real image, V_w; `cost` rows hold processor milliseconds. Together they predict the best size. `dial` rows measure
+one real image, V_x; `cost` rows hold processor milliseconds. Together they predict the best size. `dial` rows measure
 accuracy after equal processor time, `floor` rows what a constant step, a falling one and an average leave after four
 times as long. All on a validation part of the training images, with one thread. The numbers of iterations follow from
 the stored costs, so that the sets can be made again bit for bit. Results go to dmtutor/results/batch.json, row by row.
@@ -54,13 +54,13 @@ def two_gradients(real, images, ipc, batch, networks):
 
 
 def variances(real, images, ipc, batch=16):
-    """V_θ and V_w of Var(g) = V_θ + V_w (1/B − 1/N), both summed over pixels, without bias; and ‖E g‖²."""
+    """V_θ and V_x of Var(g) = V_θ + V_x (1/B − 1/N), both summed over pixels, without bias; and ‖E g‖²."""
     a, b = two_gradients(real, images, ipc, batch, NETWORKS)
-    V_w = batch / 2 * (a - b).square().sum(1).mean()
+    V_x = batch / 2 * (a - b).square().sum(1).mean()
     products = a @ b.T
     same, other = products.diag().mean(), (products.sum() - products.diag().sum()) / (NETWORKS * (NETWORKS - 1))
-    V_theta = same - other + V_w / int(real.counts.min())
-    return {"V_theta": float(V_theta), "V_w": float(V_w), "squared_mean": float(other)}
+    V_theta = same - other + V_x / int(real.counts.min())
+    return {"V_theta": float(V_theta), "V_x": float(V_x), "squared_mean": float(other)}
 
 
 def processor_ms(work, repeats=10):

@@ -44,7 +44,7 @@ RUNS = {  # name: changes to the published setting
 }
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHORT, LONG = Recipe.reference(epochs=100), Recipe.reference()  # of the film and the choice, of the test
-TREND = Recipe.reference(epochs=300)  # of the test at IPC 50, where the published one takes 20 minutes a network: one of each
+TREND = Recipe.reference(epochs=300)  # of the test at IPC 50, where the published one takes 20 minutes a network
 FILMED = "IPC 10, falling step"
 SNAPSHOTS = [0, 10, 30, 100, 300, 1000, 3000, 10_000, 20_000]
 
