@@ -7,7 +7,7 @@ ConvNet-128, six operations, 16 real images of each class in a step, noise for i
 16 images of one class in the network at a time. "plain" puts all images of all classes through at once. Every row is
 measured in a process of its own, one thread, after a first step that is not counted: processor seconds of a step, the
 median of three, and the peak of resident memory above what the process held with the data (Linux). The rows of
-``processes`` have seconds on the clock. Results go to dmtutor/results/growth.json.
+``processes`` have seconds on the clock, and one of them two threads. Results go to dmtutor/results/growth.json.
 """
 
 import json
@@ -31,7 +31,7 @@ SETTINGS = {
         *({"size": 64, "classes": classes, "variant": "plain"} for classes in (10, 30)),  # with 100 it would need 10 GB
     ],
     "size": [{"size": size} for size in DEPTH],
-    "processes": [{"ipc": 10, "processes": processes} for processes in (1, 2)],
+    "processes": [{"ipc": 10, "processes": n, "threads": threads} for n, threads in ((1, 1), (2, 1), (1, 2))],
 }
 
 
@@ -62,7 +62,8 @@ def one_process(ipc, classes, size, variant):
     return {"seconds": round(median(seconds), 4), "megabytes": peak_above(before)}
 
 
-def many_processes(ipc, classes, size, variant, processes, repeats=50):
+def many_processes(ipc, classes, size, variant, processes, threads, repeats=50):
+    torch.set_num_threads(threads)
     sharding.join()
     steps = make_steps(images(ipc, classes, size), ipc, variant, classes=sharding.share(classes))
     next(steps)
