@@ -150,12 +150,12 @@ def choose(table, real, validation, name, seed, folder):
 
 
 def keep(real, run, name, config, seed):
-    """Store, in 16 bits, what a falling step made, and two images a class of what it was on the way."""
-    if config.schedule != "linear" or config.ipc > 10:
+    """Store, in 16 bits, the falling step's images or the average, and two a class of what they were on the way."""
+    if config.ipc > 10:
         return
-    final = as_set(real, run["state"]["images"].half(), config.ipc)
+    final = as_set(real, list(ends(run, config).values())[-1].half(), config.ipc)
     meta = {"name": "cifar10", "method": "dm", "config": asdict(config), "seed": seed}
-    file = f"cifar10_dm_{config.ipc}"
+    file = f"cifar10_dm_{config.ipc}" + ("_average" if config.average else "")
     replace(final, meta=meta).save(FOLDER / f"{file}.pt")
     if name == FILMED:
         few = torch.arange(len(final)).view(-1, config.ipc)[:, :2].flatten()
