@@ -114,14 +114,22 @@ def test_of_many_processes_one_complains(monkeypatch, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_alone_an_interrupt_is_not_deferred():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as Python has it; a shell's background jobs inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_alone_an_interrupt_is_not_deferred(interruptible):
     with pytest.raises(KeyboardInterrupt), sharding.interrupts_deferred() as seen:
         signal.raise_signal(signal.SIGINT)
     assert seen == []
     assert sharding.any_of(True, False) == [True, False]
 
 
-def test_processes_that_share_note_interrupts_and_give_the_handlers_back(monkeypatch):
+def test_processes_that_share_note_interrupts_and_give_the_handlers_back(monkeypatch, interruptible):
     pretend(monkeypatch, 2)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with sharding.interrupts_deferred() as seen:
