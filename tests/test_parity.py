@@ -195,3 +195,23 @@ def test_a_wrong_formula_would_be_noticed():
         globals()["transform"] = original
     assert loss > 1e-9
     assert gradient > 1e-9
+
+
+# Devices -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("block", [None, 16, 256])
+def test_a_step_on_a_gpu_is_that_on_a_cpu(block):
+    pixels = torch.rand(60, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    real = from_arrays(pixels, torch.arange(60) % 3)
+    config = DMConfig(ipc=2, batch_real=16, width=16, block=block)
+    runs = [
+        dm_steps(real.to(device, torch.float64), config=config, generator=torch.Generator().manual_seed(0))
+        for device in ("cpu", "cuda")
+    ]
+    loss, there = (float(run.loss_and_gradient()[0]) for run in runs)
+    assert there == pytest.approx(loss, rel=1e-9)
+    gradient, there = (run.loss_and_gradient()[1].cpu() for run in runs)
+    assert (there - gradient).norm() < 1e-4 * gradient.norm()
