@@ -1,29 +1,33 @@
-"""Distribution matching on CIFAR-10 with the published 20,000 iterations: the runs that chapter 9 reads.
+"""CIFAR-10 by the published evaluation: distribution matching with its 20,000 iterations, and what it is held against.
 
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER film [WORD ...]
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER choose [WORD ...]
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER test [WORD ...]
+    python benchmarks/cifar10.py --data PATH.npz --runs FOLDER coresets
 
 PATH.npz holds x_train, y_train, x_test and y_test. ``condense`` makes every set of RUNS whose name has all WORDs; it
 writes its state to FOLDER once a minute and goes on from there. ``film`` scores what the runs left behind on their
 way, on 5,000 training images that they never saw, and ``choose`` their ends with more networks on the same images;
-``test`` reads the test images, with the published evaluation, cut to 300 epochs at IPC 50. Results go to
-dmtutor/results/cifar10.json, row by row. One thread does the work, so that two runs share two cores: an hour and a
-half for IPC 10, 25 minutes for IPC 1, 10 for 400 iterations of IPC 50; 4 minutes a network of the published evaluation
-at IPC 10, 6 at IPC 50.
+``test`` reads the test images, with the published evaluation, cut to 300 epochs at IPC 50. ``coresets`` chooses real
+images, each set from another random half: the space of each rule on the validation images, then the test. Results go
+to dmtutor/results/cifar10.json, row by row. One thread does the work, so that two runs share two cores: an hour and a
+half for IPC 10, 25 minutes for IPC 1, 10 for 400 iterations of IPC 50, 8 for a step of DC or DSA to choose; 4 minutes
+a network of the published evaluation at IPC 10, 6 at IPC 50; 50 for the coresets.
 """
 
 import argparse
+import functools
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from coresets import RULES, SPACES, half
 from store import FOLDER, Table, seeded
 
 from dmtutor import (
-    DMConfig,
+    ConvNet,
     Recipe,
     dm_steps,
     evaluate,
@@ -32,18 +36,26 @@ from dmtutor import (
     load,
     random_subset,
     results,
+    train_network,
 )
+from dmtutor.condensation import METHODS
 
-RUNS = {  # name: changes to the published setting
-    "IPC 1, falling step": {"ipc": 1, "batch_real": 8, "schedule": "linear"},
-    "IPC 1, constant step": {"ipc": 1, "batch_real": 8, "average": 0.999},
-    "IPC 10, falling step": {"ipc": 10, "batch_real": 16, "schedule": "linear"},
-    "IPC 10, constant step": {"ipc": 10, "batch_real": 16, "average": 0.999},
-    "IPC 50, step of 10": {"ipc": 50, "batch_real": 16, "schedule": "linear", "iterations": 400, "lr_img": 10.0},
+FALLING, STEEP = {"schedule": "linear"}, {"schedule": "linear", "lr_img": 0.5}  # the published one is constant, at 0.1
+RUNS = {  # name: changes to the published setting of its method, DM unless it begins with another
+    "IPC 1, falling step": {"ipc": 1, "batch_real": 8, **FALLING, "compile": True},
+    "IPC 1, constant step": {"ipc": 1, "batch_real": 8, "average": 0.999, "compile": True},
+    "IPC 10, falling step": {"ipc": 10, "batch_real": 16, **FALLING, "compile": True},
+    "IPC 10, constant step": {"ipc": 10, "batch_real": 16, "average": 0.999, "compile": True},
+    "IPC 50, step of 10": {"ipc": 50, "batch_real": 16, **FALLING, "iterations": 400, "lr_img": 10.0, "compile": True},
+    "DC, IPC 1, published step": {"ipc": 1, "batch_real": 16, "init": "real"},
+    "DC, IPC 1, steep step": {"ipc": 1, "batch_real": 16, "init": "real", **STEEP},
+    "DSA, IPC 1, published step": {"ipc": 1, "batch_real": 16},
+    "DSA, IPC 1, steep step": {"ipc": 1, "batch_real": 16, **STEEP},
 }
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHORT, LONG = Recipe.reference(epochs=100), Recipe.reference()  # of the film and the choice, of the test
 TREND = Recipe.reference(epochs=300)  # of the test at IPC 50, where the published one takes 20 minutes a network
+PLAIN = Recipe.reference(epochs=300, augment="none")  # by which DC was published: is that of tables' Random, too?
 FILMED = "IPC 10, falling step"
 SNAPSHOTS = [0, 10, 30, 100, 300, 1000, 3000, 10_000, 20_000]
 
@@ -59,10 +71,18 @@ def run_file(folder, name, seed):
     return folder / f"{name.replace(',', '').replace(' ', '-')}-{seed}.pt"
 
 
+def method_of(name):
+    return name.split(",")[0] if name.split(",")[0] in ("DC", "DSA") else "DM"
+
+
+def config_of(name):
+    return METHODS[method_of(name).lower()][0].reference(**RUNS[name])
+
+
 def condense(real, name, seed, folder):
     """Make one set; its state, losses and snapshots are saved once a minute."""
-    config = DMConfig.reference(compile=True, **RUNS[name])
-    steps = dm_steps(real, config=config, generator=seeded(seed))
+    make_steps = METHODS[method_of(name).lower()][1]
+    steps = make_steps(real, config=config_of(name), generator=seeded(seed))
     path = run_file(folder, name, seed)
     run = {"state": steps.state_dict(), "losses": [], "snapshots": {0: steps.images.half()}, "seconds": 0.0}
     if path.exists():
@@ -103,16 +123,16 @@ def noise_floor(real, config, networks=4, images=256):
     return float(torch.stack(floors).mean())
 
 
-def ends(run, config):
+def ends(run):
     """What a run offers as its result."""
     sets = {"last images": run["state"]["images"]}
-    return sets | ({"average": run["state"]["average"]} if config.average else {})
+    return sets | ({"average": run["state"]["average"]} if "average" in run["state"] else {})
 
 
 def film(table, real, validation, name, seed, folder):
     """Loss, contrast and validation accuracy of the snapshots of a run."""
     run = made(folder, name, seed)
-    config = DMConfig.reference(**RUNS[name])
+    config = config_of(name)
     floor = noise_floor(real, config) / config.batch_real
     frames = [("last images", iteration, images.float()) for iteration, images in run["snapshots"].items()]
     if config.average:
@@ -133,13 +153,14 @@ def film(table, real, validation, name, seed, folder):
             "accuracies": results.pack(accuracies),
         })  # fmt: skip
         print(f"{key}: {accuracies}", flush=True)
-    keep(real, run, name, config, seed)
+    if seed == 0:
+        keep(real, run, name, config)
 
 
 def choose(table, real, validation, name, seed, folder):
     """What a run offers, in the 16 bits that are stored, on validation images."""
-    config = DMConfig.reference(**RUNS[name])
-    for result, images in ends(made(folder, name, seed), config).items():
+    config = config_of(name)
+    for result, images in ends(made(folder, name, seed)).items():
         key = {"experiment": "choice", "run": name, "result": result, "ipc": config.ipc, "seed": seed}
         if table.find(**key) is None:
             synthetic = as_set(real, images.half().float(), config.ipc)
@@ -148,12 +169,12 @@ def choose(table, real, validation, name, seed, folder):
             print(f"{key}: {accuracies}", flush=True)
 
 
-def keep(real, run, name, config, seed):
+def keep(real, run, name, config):
     """Store, in 16 bits, what a run made, or its average; and of one run two images a class from on the way."""
     if config.ipc > 10:
         return
     final = as_set(real, run["state"]["average" if config.average else "images"].half(), config.ipc)
-    meta = {"name": "cifar10", "method": "dm", "config": asdict(config), "seed": seed}
+    meta = {"name": "cifar10", "method": "dm", "config": asdict(config), "seed": 0}
     file = f"cifar10_dm_{config.ipc}" + ("_average" if config.average else "")
     replace(final, meta=meta).save(FOLDER / f"{file}.pt")
     if name == FILMED:
@@ -167,12 +188,14 @@ def keep(real, run, name, config, seed):
 def test(table, real, test_images, name, seed, folder):
     """The published evaluation of what a run made, and of random images beside it: test images."""
     run = made(folder, name, seed)
-    config = DMConfig.reference(**RUNS[name])
+    config = config_of(name)
     ipc = config.ipc
     recipe, networks, draws = (LONG, 5, 5) if ipc < 50 else (TREND, 1, 1)
+    if seed > 0 and ipc == 10:
+        networks = 2  # 4 minutes each
     key = {"experiment": "test", "recipe": "published" if recipe is LONG else f"{recipe.epochs} epochs"}
-    for result, images in ends(run, config).items():
-        row = {**key, "method": "DM", "run": name, "result": result, "ipc": ipc, "seed": seed}
+    for result, images in list(ends(run).items())[-1 if seed > 0 else 0 :]:
+        row = {**key, "method": method_of(name), "run": name, "result": result, "ipc": ipc, "seed": seed}
         if table.find(**row) is None:
             one = as_set(real, images, ipc)
             accuracies = evaluate(one, test_images, networks=networks, recipe=recipe, generator=seeded(0))
@@ -186,6 +209,56 @@ def test(table, real, test_images, name, seed, folder):
         print(f"{row}: {accuracies}", flush=True)
 
 
+@functools.cache
+def chosen_images(real, rule, space, seed):
+    """Ten images of each class of a random half, the first ones first, and the seconds that it took."""
+    start, generator, embed = time.process_time(), seeded(seed), None
+    if space == "random":
+        embed = ConvNet(channels=3, image_size=32, width=128, generator=generator).embed
+    elif space == "trained":
+        embed = trained_network(real, seed).embed
+    return RULES[rule](half(real, seed), 10, embed=embed), time.process_time() - start
+
+
+@functools.cache
+def trained_network(real, seed):
+    return train_network(half(real, seed), recipe=Recipe.reference(epochs=3, batch_size=64), generator=seeded(seed))
+
+
+def coresets(table, real, validation, test_images):
+    """Random without augmentation, herding and k-center; which space these need one set says, on validation images."""
+
+    def subset(ipc, *key):
+        ten, seconds = chosen_images(real, *key)
+        return ten.select(torch.arange(len(ten)).view(-1, 10)[:, :ipc].flatten()), seconds
+
+    for ipc in (1, 10):
+        key = {"experiment": "test", "recipe": "no augmentation", "method": "Random", "ipc": ipc}
+        if table.find(**key) is None:
+            sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(5)]
+            accuracies = evaluate(sets, test_images, networks=1, recipe=PLAIN, generator=seeded(0))
+            table.add({**key, "accuracies": results.pack(accuracies)})
+            print(f"{key}: {accuracies}", flush=True)
+    for ipc in (1, 10):
+        for rule in RULES if ipc > 1 else ["Herding"]:  # the first choice is the same for both
+            found = {}
+            for space in SPACES:
+                key = {"experiment": "rules", "method": rule, "space": space, "ipc": ipc}
+                if table.find(**key) is None:
+                    one, _ = subset(ipc, rule, space, 0)
+                    accuracies = evaluate(one, validation, networks=2, recipe=SHORT, generator=seeded(0))
+                    table.add({**key, "accuracies": results.pack(accuracies)})
+                    print(f"{key}: {accuracies}", flush=True)
+                found[space] = results.unpack(table.find(**key)["accuracies"]).mean
+            space = max(found, key=found.get)
+            key = {"experiment": "test", "recipe": "published", "method": rule, "space": space, "ipc": ipc}
+            if table.find(**key) is None:
+                sets, seconds = zip(*(subset(ipc, rule, space, seed) for seed in range(3)), strict=True)
+                accuracies = evaluate(list(sets), test_images, networks=1, recipe=LONG, generator=seeded(0))
+                table.add({**key, "seconds": [round(s) for s in seconds], "accuracies": results.pack(accuracies)})
+                print(f"{key}: {accuracies}", flush=True)
+
+
 def as_set(real, images, ipc):
     """The images as a set of the classes of the real ones."""
     labels = torch.arange(len(real.classes)).repeat_interleave(ipc)
@@ -197,16 +270,20 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("task", choices=("condense", "film", "choose", "test"))
+    parser.add_argument("task", choices=("condense", "film", "choose", "test", "coresets"))
     parser.add_argument("words", nargs="*")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
     real, validation, test_images = split(asked.data)
     table = Table("cifar10", command="python benchmarks/cifar10.py --data PATH.npz --runs FOLDER TASK",
-                  recipes={"film, choice": str(SHORT), "test": str(LONG), "300 epochs": str(TREND)})  # fmt: skip
+                  recipes={"film, choice": str(SHORT), "test": str(LONG), "300 epochs": str(TREND),
+                           "no augmentation": str(PLAIN)})  # fmt: skip
+    if asked.task == "coresets":
+        coresets(table, real, validation, test_images)
+        return
     for name in RUNS:
-        if not all(word in name for word in asked.words):
+        if not all(word in name for word in asked.words) or (asked.task == "film" and method_of(name) != "DM"):
             continue
         if asked.task == "condense":
             condense(real, name, asked.seed, asked.runs)

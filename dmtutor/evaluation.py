@@ -389,7 +389,10 @@ class Accuracies:
         sets, networks = self.values.shape
         if sets == networks == 1:
             return f"{100 * self.mean:.1f} % (one network of one set)"
-        over = f"{sets} sets × {networks} networks" if sets > 1 else f"over {networks} networks of one set only"
+        if sets == 1:
+            over = f"over {networks} networks of one set only"
+        else:
+            over = f"{sets} sets, one network each" if networks == 1 else f"{sets} sets × {networks} networks"
         return f"{100 * self.mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}] ({over})"
 
 

@@ -299,6 +299,7 @@ def test_the_interval_is_over_sets_not_over_all_networks():
     assert accuracies([[30, 50, 70], [40, 60, 80], [70, 50, 90], [45, 65, 85]]).interval == pytest.approx(expected)
     assert "4 sets × 3 networks" in str(result)
     assert str(result).startswith("61.2 % [")
+    assert str(accuracies([[50], [60], [71]])).endswith("(3 sets, one network each)")
 
 
 def test_with_one_set_it_says_that_it_is_over_networks():
