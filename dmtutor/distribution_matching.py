@@ -46,8 +46,8 @@ class DMConfig(Config):
         In [0, 1). If not 0, the result is a running average of the images after each step, those of i steps ago
         weighted by its i-th power: it settles where a constant step cannot. Not in the published algorithm.
     compile : bool
-        Translate the network with ``torch.compile``: about a minute at first, then faster. Results are the same up
-        to rounding.
+        Translate the network with ``torch.compile``: some 15 seconds at first, then faster. Results are the same
+        up to rounding.
 
     Raises
     ------

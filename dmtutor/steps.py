@@ -103,14 +103,14 @@ def keep_freed_memory():
     A layer's output is some megabytes. glibc gives so much back to the system as soon as it is freed, and the system
     clears every 4 KB of it again when the next layer asks. Here it is told not to, up to 1 GB a tensor and 2 GB in
     all, in place of its defaults ``M_MMAP_THRESHOLD`` and ``M_TRIM_THRESHOLD``. Results are the same. Without glibc
-    (macOS, Windows, Alpine) nothing happens.
+    (macOS, Windows, Alpine), or with one older than 2.35, nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(M_MMAP_THRESHOLD, 2**30)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt(M_MMAP_THRESHOLD, 2**30):  # glibc before 2.35 refuses, and adapts its own threshold up to 32 MB
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

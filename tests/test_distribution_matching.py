@@ -429,7 +429,10 @@ def test_a_run_makes_no_copy_of_the_data():
     assert steps.real.images.data_ptr() == make(steps.real).real.images.data_ptr()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="freed memory is glibc's matter")
+GLIBC = [int(part) for part in platform.libc_ver()[1].split(".")] if platform.libc_ver()[0] == "glibc" else [0]
+
+
+@pytest.mark.skipif(GLIBC < [2, 35], reason="freed memory is glibc's matter, from 2.35 on")
 def test_freed_memory_is_kept_for_the_next_tensor():
     """Page faults, in a fresh process: every 4 KB that the system has to clear is one."""
     count = """
@@ -453,6 +456,14 @@ def test_without_glibc_nothing_happens(monkeypatch):
     for failure in (AttributeError, OSError, TypeError):
         monkeypatch.setattr("ctypes.CDLL", mock.Mock(side_effect=failure))
         keep_freed_memory()
+
+
+def test_an_allocator_that_refuses_keeps_its_own_way(monkeypatch):
+    library = mock.Mock()
+    library.mallopt.return_value = 0  # as glibc before 2.35 does, for more than 32 MB
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
+    keep_freed_memory()
+    assert library.mallopt.call_count == 1  # a second call would end its own adapting
 
 
 @pytest.mark.slow
