@@ -53,6 +53,8 @@ RUNS = {  # name: changes to the published setting of its method, DM unless it b
     "DC, IPC 1, try a large step": {**TRIAL, **LARGE, "init": "real"},
     "DSA, IPC 1, try the published step": TRIAL,
     "DSA, IPC 1, try a large step": {**TRIAL, **LARGE},
+    "DC, IPC 1, large step": {"ipc": 1, "batch_real": 32, **LARGE, "init": "real"},
+    "DSA, IPC 1, large step": {"ipc": 1, "batch_real": 32, **LARGE},
 }
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHORT, LONG = Recipe.reference(epochs=100), Recipe.reference()  # of the film and the choice, of the test
