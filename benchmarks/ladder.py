@@ -25,6 +25,7 @@ from dmtutor import ConvNet, Recipe, evaluate, herding, load, random_subset, res
 
 NETWORKS = 1  # for each set, unless there is but one set
 CHOSEN = {  # method: ipc: what predecessors.py favoured, and at 50 the rescaled step and DM's seconds
+    "DD": {10: {"iterations": 270, "inner_steps": 10, "batch_real": 8, "lr_lr": 0.02, "lr_img": 0.1}},
     "DC": {10: {"iterations": 125, "lr_img": 3.0}, 50: {"iterations": 27, "lr_img": 6.7}},
     "DSA": {10: {"iterations": 125, "lr_img": 6.0}, 50: {"iterations": 27, "lr_img": 13.4}},
     "DM": {1: {"iterations": 820, "lr_img": 0.5}, 10: {"iterations": 670, "lr_img": 10.0}, 50: {}},
@@ -38,7 +39,7 @@ MODELS = {  # name: (changes to the recipe, networks)
     "VGG-11, width 16": ({"model": "vgg11", "width": 16, "norm": "batch"}, 1),
     "ResNet-18, width 8": ({"model": "resnet18", "width": 8, "norm": "batch"}, 1),
 }
-MARKS = {"DM": (20, 80, 300, 670), "DC": (4, 15, 50, 125), "DSA": (4, 15, 50, 125)}
+MARKS = {"DM": (20, 80, 300, 670), "DC": (4, 15, 50, 125), "DSA": (4, 15, 50, 125), "DD": (9, 32, 110, 270)}
 
 
 def judged(sets, judge, seconds=None, networks=NETWORKS, **recipe):
