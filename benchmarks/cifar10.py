@@ -12,8 +12,8 @@ way, on 5,000 training images that they never saw, and ``choose`` their ends wit
 ``test`` reads the test images, with the published evaluation, cut to 300 epochs at IPC 50. ``coresets`` chooses real
 images, each set from another random half: the space of each rule on the validation images, then the test. Results go
 to dmtutor/results/cifar10.json, row by row. One thread does the work, so that two runs share two cores: an hour and a
-half for IPC 10, 25 minutes for IPC 1, 10 for 400 iterations of IPC 50, 3 for a trial of DC or DSA; 4 minutes a
-network of the published evaluation at IPC 10, 6 at IPC 50; 50 for the coresets.
+half for IPC 10, 25 minutes for IPC 1, 10 for 400 iterations of IPC 50, 14 for DC or DSA, 3 for a trial of them; 4
+minutes a network of the published evaluation at IPC 10, 6 at IPC 50; 50 for the coresets.
 """
 
 import argparse
