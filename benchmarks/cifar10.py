@@ -216,20 +216,13 @@ def test(table, real, test_images, name, seed, folder):
 @functools.cache
 def chosen_images(real, rule, space, seed):
     """Ten images of each class of a random half, the first ones first, and the seconds that it took, training too."""
-    training, start, embed = 0.0, time.process_time(), None
+    start, embed = time.process_time(), None
     if space == "random":
         embed = ConvNet(channels=3, image_size=32, width=128, generator=seeded(seed)).embed
     elif space == "trained":
-        network, training = trained_network(real, seed)
-        start, embed = time.process_time(), network.embed
-    return RULES[rule](half(real, seed), 10, embed=embed), training + time.process_time() - start
-
-
-@functools.cache
-def trained_network(real, seed):
-    """The network, and the seconds of its training."""
-    start, recipe = time.process_time(), Recipe.reference(epochs=3, batch_size=64)
-    return train_network(half(real, seed), recipe=recipe, generator=seeded(seed)), time.process_time() - start
+        recipe = Recipe.reference(epochs=3, batch_size=64)
+        embed = train_network(half(real, seed), recipe=recipe, generator=seeded(seed)).embed
+    return RULES[rule](half(real, seed), 10, embed=embed), time.process_time() - start
 
 
 def coresets(table, real, validation, test_images):
