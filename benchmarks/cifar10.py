@@ -5,15 +5,18 @@
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER choose [WORD ...]
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER test [WORD ...]
     python benchmarks/cifar10.py --data PATH.npz --runs FOLDER coresets
+    python benchmarks/cifar10.py --data PATH.npz --runs FOLDER speed [WORD ...]
 
 PATH.npz holds x_train, y_train, x_test and y_test. ``condense`` makes every set of RUNS whose name has all WORDs; it
 writes its state to FOLDER once a minute and goes on from there. ``film`` scores what the runs left behind on their
 way, on 5,000 training images that they never saw, and ``choose`` their ends with more networks on the same images;
 ``test`` reads the test images, with the published evaluation, cut to 300 epochs at IPC 50. ``coresets`` chooses real
-images, each set from another random half: the space of each rule on the validation images, then the test. Results go
-to dmtutor/results/cifar10.json, row by row. One thread does the work, so that two runs share two cores: an hour and a
-half for IPC 10, 25 minutes for IPC 1, 10 for 400 iterations of IPC 50, 14 for DC or DSA, 3 for a trial of them; 4
-minutes a network of the published evaluation at IPC 10, 6 at IPC 50; 50 for the coresets.
+images, each set from another random half: the space of each rule on the validation images, then the test. ``speed``
+times a step of each run, to compare those that were made on different machines. Results go
+to dmtutor/results/cifar10.json, row by row. One thread does the work, so that two runs share two cores: an hour and 20
+minutes for IPC 10; 25 minutes for DM at IPC 1, 14 for DC or DSA; 10 for 400 iterations of IPC 50; 3 for a trial of DC
+or DSA at IPC 1, 6 at IPC 10; 4 minutes a network of the published evaluation at IPC 10, 6 at IPC 50; 50 for the
+coresets.
 """
 
 import argparse
@@ -271,6 +274,19 @@ def coresets(table, real, validation, test_images):
                 print(f"{key}: {accuracies}", flush=True)
 
 
+def speed(table, real, name):
+    """Processor seconds of a step on this machine, to compare runs that were made on different ones."""
+    steps = METHODS[method_of(name).lower()][1](real, config=config_of(name), generator=seeded(0))
+    for _ in range(30):
+        next(steps)  # compiles
+    start = time.process_time()
+    for _ in range(40):
+        next(steps)
+    row = {"experiment": "speed", "run": name, "seconds": round((time.process_time() - start) / 40, 3)}
+    table.add(row)
+    print(row, flush=True)
+
+
 def as_set(real, images, ipc):
     """The images as a set of the classes of the real ones."""
     labels = torch.arange(len(real.classes)).repeat_interleave(ipc)
@@ -282,7 +298,7 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("task", choices=("condense", "film", "choose", "test", "coresets"))
+    parser.add_argument("task", choices=("condense", "film", "choose", "test", "coresets", "speed"))
     parser.add_argument("words", nargs="*")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -302,6 +318,8 @@ def main():
         elif asked.task in ("film", "choose"):
             task = film if asked.task == "film" else choose
             task(table, real, validation, name, asked.seed, asked.runs)
+        elif asked.task == "speed":
+            speed(table, real, name)
         else:
             test(table, real, test_images, name, asked.seed, asked.runs)
 
