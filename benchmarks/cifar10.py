@@ -190,6 +190,12 @@ def choose(table, real, validation, name, seed, folder):
             accuracies = evaluate(synthetic, validation, networks=networks, recipe=SHORT, generator=seeded(0))
             table.add({**key, "accuracies": results.pack(accuracies)})
             print(f"{key}: {accuracies}", flush=True)
+    key = {"experiment": "choice", "method": "Random", "ipc": 50}
+    if config.ipc == 50 and table.find(**key) is None:
+        one = random_subset(real, 50, generator=seeded(0))
+        accuracies = evaluate(one, validation, networks=2, recipe=SHORT, generator=seeded(0))
+        table.add({**key, "accuracies": results.pack(accuracies)})
+        print(f"{key}: {accuracies}", flush=True)
 
 
 def keep(real, run, name, config):
