@@ -14,9 +14,9 @@ way, on 5,000 training images that they never saw, and ``choose`` their ends wit
 images, each set from another random half: the space of each rule on the validation images, then the test. ``speed``
 times a step of each run, to compare those that were made on different machines. Results go to
 dmtutor/results/cifar10.json, row by row. One thread does the work, so that two runs share two cores: an hour and 20
-minutes for IPC 10; 25 minutes for DM at IPC 1, 14 for DC or DSA; 10 for 400 iterations of IPC 50; 3 for a trial of DC
-or DSA at IPC 1, 6 at IPC 10; 4 to 6 minutes a network of the published evaluation at IPC 10, 6 at IPC 50; 50 for the
-coresets.
+minutes for IPC 10; 25 minutes for DM at IPC 1, 14 for DC or DSA; 10 for 400 iterations of IPC 50, half an hour for
+1,000; 3 for a trial of DC or DSA at IPC 1, 6 at IPC 10; 4 to 6 minutes a network of the published evaluation at IPC
+10, 6 at IPC 50; 50 for the coresets.
 """
 
 import argparse
@@ -57,7 +57,7 @@ RUNS = {  # name: changes to the published setting of its method, DM unless it b
     "IPC 10, falling step": {"ipc": 10, "batch_real": 16, **FALLING, "compile": True},
     "IPC 10, constant step": {"ipc": 10, "batch_real": 16, "average": 0.999, "compile": True},
     "IPC 50, 400 steps of 1": {**FIFTY, "lr_img": 1.0},
-    "IPC 50, step of 10": FIFTY,
+    "IPC 50, 400 steps of 10": FIFTY,
     "IPC 50, 1000 steps of 10": {**FIFTY, "iterations": 1000},
     "DC, IPC 1, try the published step": TRIAL,
     "DC, IPC 1, try a large step": {**TRIAL, **LARGE},
