@@ -270,16 +270,24 @@ class Difference(NamedTuple):
     """How much better one method is than another, as a fraction of the test images.
 
     ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``image_error`` is the standard
-    error that comes from having just these test images.
+    error over test images, for these sets; ``overall`` bounds the 95 % interval over sets and test images together.
+    ``f"{difference:.2f}"`` has two digits, in percentage points.
     """
 
     mean: float
     low: float
     high: float
     image_error: float
+    overall: tuple[float, float]
+
+    def __format__(self, spec):
+        digits = int(spec.removeprefix(".").removesuffix("f")) if spec else 1
+        mean, low, high = (round(100 * x, digits) + 0.0 for x in self[:3])  # + 0.0: no -0.0
+        return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
     def __str__(self):
-        return f"{100 * self.mean:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        mean, interval = format(self).split(" ", 1)
+        return f"{mean} points {interval}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,7 +338,7 @@ class Accuracies:
         return t_interval(self.set_means if len(self.correct) > 1 else self.values[0])
 
     def difference(self, other, *, paired=True):
-        r"""Self minus other, on the same networks and test images.
+        r"""Self minus other, on the networks that both have and the same test images.
 
         The interval is Student's over the differences set by set, or for sets that have nothing to do with each other
         Welch's:
@@ -338,12 +346,20 @@ class Accuracies:
         .. math:: \bar a - \bar b \pm t_{\nu,\,0.975} \sqrt{v_a + v_b}, \qquad
             \nu = \frac{(v_a + v_b)^2}{v_a^2 / (I_a - 1) + v_b^2 / (I_b - 1)},
 
-        where :math:`v_a, v_b` are the variances of the set means over their numbers :math:`I_a, I_b`.
+        where :math:`v_a, v_b` are the variances of the set means over their numbers :math:`I_a, I_b`. It is for these
+        test images. The interval ``overall`` is for new sets and new test images. With :math:`D_{it} = \delta + A_i +
+        B_t + C_{it}` for set i and image t, the variance of the mean difference is
+
+        .. math:: \frac{\sigma_A^2}{I} + \frac{\sigma_B^2}{n} + \frac{\sigma_C^2}{I n}
+            = v_{\text{sets}} + v_{\text{images}} - v_C :
+
+        the variances over sets and over images both hold the last part, which counts once. The freedom is
+        Satterthwaite's, as in Welch's formula. With one set its networks stand for the sets.
 
         Parameters
         ----------
         other : Accuracies
-            From an evaluation with the same generator seed.
+            From an evaluation with the same generator seed: network j of one is network j of the other.
         paired : bool
             Whether set i of one belongs to set i of the other, say because both grew from the same real images. If
             not, the two may have different numbers of sets, at least two each.
@@ -371,18 +387,21 @@ class Accuracies:
         +10.3 points [-12.9, +33.6]
         """
         ours, theirs = tuple(self.correct.shape), tuple(other.correct.shape)
-        if paired and ours != theirs:
-            raise ValueError(f"other must have the same sets × networks × images, {ours}; got {theirs}")
-        if ours[1:] != theirs[1:]:
-            raise ValueError(f"other must have the same networks × images, {ours[1:]}; got {theirs[1:]}")
+        if paired and ours[0] != theirs[0]:
+            raise ValueError(f"paired must be False for other numbers of sets; got {ours[0]} and {theirs[0]}")
+        if ours[2] != theirs[2]:
+            raise ValueError(f"other must be about the same images, {ours[2]}; got {theirs[2]}")
         if not paired and min(ours[0], theirs[0]) < 2:
             raise ValueError(f"paired must be True for fewer than two sets on one side; got {ours[0]} and {theirs[0]}")
-        per_image = self.correct.double().mean((0, 1)) - other.correct.double().mean((0, 1))
-        error = float(per_image.std() / len(per_image) ** 0.5)
-        if not paired:
-            return Difference(self.mean - other.mean, *welch_interval(self.set_means, other.set_means), error)
-        per_set = self.set_means - other.set_means if len(self.correct) > 1 else (self.values - other.values)[0]
-        return Difference(float(per_set.mean()), *t_interval(per_set), error)
+        both = min(ours[1], theirs[1])  # networks
+        a, b = (x.correct[:, :both].double() for x in (self, other))
+        a, b = (x.mean(1) if max(ours[0], theirs[0]) > 1 else x[0] for x in (a, b))  # (sets or networks, n)
+        per_image = a.mean(0) - b.mean(0)
+        sides = (a - b,) if paired else (a, b)
+        ends = t_interval(*(x.mean(1) for x in sides)) if paired else welch_interval(*(x.mean(1) for x in sides))
+        return Difference(
+            float(per_image.mean()), *ends, float(per_image.std() / ours[2] ** 0.5), overall_interval(per_image, sides)
+        )
 
     def __str__(self):
         low, high = self.interval
@@ -413,4 +432,29 @@ def welch_interval(a, b, level=0.95):
         return middle, middle
     freedom = (v_a + v_b) ** 2 / (v_a**2 / (len(a) - 1) + v_b**2 / (len(b) - 1))
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * (v_a + v_b) ** 0.5
+    return middle - half, middle + half
+
+
+def overall_interval(per_image, sides, level=0.95):
+    """The interval of a mean difference over sets and images together: (low, high), see `Accuracies.difference`.
+
+    ``per_image``, (n,), is the mean difference at each image; ``sides`` hold what varies from set to set, each
+    (sets, n): the paired differences, or the two methods' values.
+    """
+    n = len(per_image)
+    middle = float(per_image.mean())
+    if min(map(len, sides)) < 2 or n < 2:
+        return float("nan"), float("nan")
+    of_images = float(per_image.var()) / n
+    of_sets, of_rest = [], []
+    for x in sides:
+        rest = x - x.mean(1, keepdim=True) - x.mean(0) + x.mean()
+        of_sets.append((float(x.mean(1).var()) / len(x), len(x) - 1))
+        freedom = (len(x) - 1) * (n - 1)
+        of_rest.append((float(rest.square().sum()) / freedom / x.numel(), freedom))
+    variance = sum(v for v, _ in of_sets) + max(0.0, of_images - sum(v for v, _ in of_rest))
+    if variance == 0:
+        return middle, middle
+    freedom = variance**2 / sum(v**2 / nu for v, nu in [*of_sets, (of_images, n - 1), *of_rest])
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
     return middle - half, middle + half

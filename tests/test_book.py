@@ -133,6 +133,21 @@ def test_size(path):
     assert path.stat().st_size < 2_000_000
 
 
+def test_a_chapter_is_short(notebook):
+    """4,200 words at most, solutions and code aside."""
+    prose = "\n".join(text(cell["source"]) for cell in cells(notebook, "markdown"))
+    prose = re.sub(r"<details>.*?</details>|```.*?```", "", prose, flags=re.DOTALL)
+    assert len(prose.split()) <= 4200
+
+
+def test_tables_are_tables(notebook):
+    """Made by dmtutor.tables.table, which a page shows as cells with headers; not by print."""
+    for cell in cells(notebook, "code"):
+        for output in cell["outputs"]:
+            columns = re.search(r"^.*\S {2,}\S.*\n.*\S {2,}\S.*$", text(output.get("text", "")), re.MULTILINE)
+            assert not columns, f"cell [{cell['execution_count']}] prints columns: {columns[0]}"
+
+
 @pytest.mark.slow
 def test_solutions_run(path, notebook, tmp_path):
     """Each solution runs after the chapter's cells, in a copy of their names.

@@ -22,6 +22,17 @@ RAW = r"""() => (document.querySelector('main').innerText
     .match(/(\{(?:ref|numref|cite\w*|eq|doc|term)\}`|\$\$|\\begin\{|:::\{|\\frac\{)/g) || [])"""
 
 
+CODE = """() => [...document.querySelectorAll('article .cell_input')].filter(e => e.checkVisibility())
+    .reduce((sum, e) => sum + e.getBoundingClientRect().height, 0)"""
+SIDEWAYS = """() => [...document.querySelectorAll('article table, article mjx-container')].flatMap(e => {
+    let box = e;
+    while (box && !['auto', 'scroll', 'hidden'].includes(getComputedStyle(box).overflowX)) box = box.parentElement;
+    const wide = box && e.checkVisibility() && (box.scrollWidth > box.clientWidth + 1
+        || e.getBoundingClientRect().right > innerWidth);
+    return wide ? [e.tagName + ': ' + e.textContent.trim().slice(0, 60)] : [];
+})"""
+
+
 def unavailable(what):
     (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
 
@@ -105,8 +116,14 @@ def test_page(visit, theme, path):
     assert not grave, "\n".join(grave)
 
     if path.startswith("book/"):
+        height = page.evaluate("document.documentElement.scrollHeight")
+        if path[5:7].isdigit():  # a chapter
+            code = page.evaluate(CODE) / height
+            assert height <= 27 * 900, f"{height / 900:.1f} screens, 27 are allowed"
+            assert code <= 0.3, f"{code:.0%} of the page is code, 30 % are allowed"
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, "wider than a phone"
+        assert not page.evaluate(SIDEWAYS), "tables or formulas that scroll sideways on a phone"
 
 
 @pytest.mark.parametrize("path", [path.relative_to(SITE).as_posix() for path in PAGES

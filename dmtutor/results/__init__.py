@@ -45,6 +45,39 @@ def load(name):
     return content
 
 
+def rows(name, experiment, **values):
+    """The stored rows of one experiment that have these values.
+
+    Parameters
+    ----------
+    name : str
+        As in :func:`load`.
+    experiment : str
+    **values
+        What the rows must hold, as ``method="DM"``.
+
+    Returns
+    -------
+    list of dict
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or no such row.
+
+    Examples
+    --------
+    >>> [row["method"] for row in rows("predecessors", "ladder", ipc=1, method="DM")]
+    ['DM']
+    """
+    wanted = {"experiment": experiment, **values}
+    found = [row for row in load(name)["rows"] if wanted.items() <= row.items()]
+    if not found:
+        raise ValueError(f"name must be a file with rows of {wanted}; {name!r} has none")
+    return found
+
+
 def images(name):
     """Read a stored set of images, say a condensed one: to look at it, or to train on it without making it.
 
