@@ -23,7 +23,7 @@ PAGE = (
 )
 
 
-def frames(pictures, labels, *, description, alt):
+def frames(pictures, labels, *, description, alt, start=0):
     """Show one of several pictures, and let a slider choose.
 
     All pictures are stored in the notebook and the slider is linked in the browser, so it works in a rendered
@@ -41,6 +41,8 @@ def frames(pictures, labels, *, description, alt):
         What the slider changes, as "iteration".
     alt : str
         What the pictures show, for those who cannot see them; each picture's label is added.
+    start : int
+        Number of the picture that is seen first, say that with the message; -1 is the last.
 
     Returns
     -------
@@ -49,7 +51,8 @@ def frames(pictures, labels, *, description, alt):
     Raises
     ------
     ValueError
-        If pictures are fewer than two, labels are not as many, or ``description`` or ``alt`` is blank.
+        If pictures are fewer than two, labels are not as many, ``description`` or ``alt`` is blank, or there is no
+        picture of number ``start``.
     TypeError
         If a picture is of another type.
 
@@ -62,10 +65,10 @@ def frames(pictures, labels, *, description, alt):
     check_lengths("pictures", pictures, "labels", labels)
     check_text(description=description, alt=alt)
     pages = [render(picture, label, alt) for picture, label in zip(pictures, labels, strict=True)]
-    return follow(pages, [(description, len(pages))])
+    return follow(pages, [(description, len(pages), start)])
 
 
-def frames_grid(pictures, rows, columns, *, descriptions, alt):
+def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
     """Show one picture of a table, and let two sliders choose its row and its column: see `frames`.
 
     Parameters
@@ -78,6 +81,8 @@ def frames_grid(pictures, rows, columns, *, descriptions, alt):
         What changes with i, and with j.
     alt : str
         As in `frames`.
+    start : pair of int
+        Row and column that are seen first.
 
     Returns
     -------
@@ -105,7 +110,7 @@ def frames_grid(pictures, rows, columns, *, descriptions, alt):
         [render(picture, f"{row}, {column}", alt) for picture, column in zip(line, columns, strict=True)]
         for line, row in zip(pictures, rows, strict=True)
     ]
-    return follow(pages, [(first, len(rows)), (second, len(columns))])
+    return follow(pages, [(first, len(rows), start[0]), (second, len(columns), start[1])])
 
 
 def render(picture, label, alt):
@@ -135,26 +140,30 @@ def render(picture, label, alt):
 
 
 def follow(pages, sizes):
-    """Put sliders above ``pages``, which are nested as deep as there are ``sizes``: (description, number)."""
+    """Put sliders above ``pages``, which are nested as deep as there are ``sizes``: (description, number, start)."""
     import ipywidgets as widgets  # here: a machine that only computes may not have it
 
+    for _, size, start in sizes:
+        if not -size <= start < size:
+            raise ValueError(f"start must be in -{size} … {size - 1}; got {start}")
     wide = widgets.Layout(width="100%", margin="0")
     sliders = [
         widgets.IntSlider(
+            value=start % size,
             max=size - 1,
             description=description,
             readout=False,
             style={"description_width": "initial"},
             layout={"width": "auto", "max_width": f"{WIDTH}px"},
         )
-        for description, size in sizes
+        for description, size, start in sizes
     ]
     for slider in sliders:
         slider.tooltip = slider.description  # ipywidgets 8 would write "null"
 
     def stack(pages, slider, *inner):
         children = [stack(page, *inner) if inner else widgets.HTML(page, layout=wide) for page in pages]
-        view = widgets.Stack(children, selected_index=0, layout=wide)
+        view = widgets.Stack(children, selected_index=slider.value, layout=wide)
         widgets.jslink((slider, "value"), (view, "selected_index"))
         return view
 

@@ -156,3 +156,13 @@ def test_what_a_notebook_stores_is_short_and_the_same_again():
 
     first, second = (DisplayFormatter().format(show(p))[0]["text/plain"] for p in (PICTURES, 1 - PICTURES))
     assert first == second and len(first) < 200 and "0x" not in first
+
+
+def test_a_slider_opens_on_the_picture_asked_for():
+    box = frames(torch.rand(3, 4, 4), "abc", description="letter", alt="noise", start=-1)
+    assert (box.children[0].value, box.children[1].selected_index) == (2, 2)
+    grid = frames_grid(torch.rand(2, 3, 4, 4), "ab", "cde", descriptions=("x", "y"), alt="noise", start=(1, 2))
+    assert [slider.value for slider in grid.children[:2]] == [1, 2]
+    assert [inner.selected_index for inner in grid.children[2].children] == [2, 2]
+    with pytest.raises(ValueError, match="start must be in -3 … 2; got 3"):
+        frames(torch.rand(3, 4, 4), "abc", description="letter", alt="noise", start=3)
