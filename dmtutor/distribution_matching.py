@@ -1,4 +1,4 @@
-"""Distribution matching: learn a small set whose mean embeddings agree with those of the real images."""
+"""Distribution matching: bring the mean embeddings of a small set near to those of the real images."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -27,10 +27,9 @@ class DMConfig(Config):
         least variance for the time grows with the root of what the synthetic images cost.
     lr_img : float, optional
         Step size on the pixels. If None, 512 · ipc / d' for embeddings of d' dimensions: the loss sums over d'
-        features and each image carries 1/ipc of a mean, so this keeps the step when width or ipc change.
+        features and each image carries 1/ipc of a mean, and this takes both factors out.
     schedule : {"linear", "constant"}
-        Whether the step falls linearly to zero over the iterations, or stays as published: a constant step never
-        settles.
+        Whether the step size falls linearly to zero over the iterations, or stays as published.
     momentum : float
         Of the steps, in [0, 1).
     init : {"real", "noise"}
@@ -44,7 +43,7 @@ class DMConfig(Config):
         same up to rounding. None puts all classes through at once, as ``norm="batch"`` needs.
     average : float
         In [0, 1). If not 0, the result is a running average of the images after each step, those of i steps ago
-        weighted by its i-th power: it settles where a constant step cannot. Not in the published algorithm.
+        weighted by its i-th power: less of the noise of single steps. Not in the published algorithm.
     compile : bool
         Translate the network with ``torch.compile``: some 15 seconds at first, then faster. Results are the same
         up to rounding.
