@@ -270,7 +270,8 @@ class Difference(NamedTuple):
     """How much better one method is than another, as a fraction of the test images.
 
     ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``image_error`` is the standard
-    error over test images, for these sets; ``overall`` bounds an approximate 95 % interval over sets and test images together.
+    error over test images, for these sets; ``overall`` bounds an approximate 95 % interval over sets and test images
+    together.
     ``f"{difference:.2f}"`` has two digits, in percentage points.
     """
 
@@ -354,8 +355,8 @@ class Accuracies:
             = v_{\text{sets}} + v_{\text{images}} - v_C :
 
         the variances over sets and over images both hold the last part, which counts once. The freedom is
-        Satterthwaite's, as in Welch's formula, so the interval is approximate, and with few sets it can be narrower than
-        the one over sets. With one set its networks stand for the sets.
+        Satterthwaite's, as in Welch's formula, so the interval is approximate, and with few sets it can be narrower
+        than the one over sets. With one set its networks stand for the sets.
 
         Parameters
         ----------
