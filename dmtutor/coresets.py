@@ -133,7 +133,8 @@ def herding_order(points, m):
     .. math:: i_{k+1} = \operatorname*{arg\,min}_i \Bigl\| \bar x - \frac{1}{k+1}
         \Bigl( x_i + \sum_{j=1}^{k} x_{i_j} \Bigr) \Bigr\|
 
-    It is greedy descent on MMD² under the linear kernel. Of equal points the first is taken.
+    Each choice is the greedy one for MMD² under the linear kernel, which may rise all the same. Of equal points the
+    first is taken.
 
     Parameters
     ----------
