@@ -297,7 +297,8 @@ class DCSteps(Steps):
         else:
             self.load_weights()
             self.train()
-        losses, gradients = zip(*threads.each(self._match, range(len(self.real.classes)), self.images.device), strict=True)
+        matched = threads.each(self._match, range(len(self.real.classes)), self.images.device)
+        losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
     @threads.one()

@@ -299,6 +299,16 @@ def test_a_snapshot_is_a_copy():
     assert steps.synthetic.images.abs().max() > 0
 
 
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_every_step_keeps_its_own_images(average):
+    seen = [step.synthetic for step in make(average=average)]
+    kept = list(make(average=average))
+    assert len(kept) == len(seen) > 2
+    for step, synthetic in zip(kept, seen, strict=True):
+        assert step.synthetic.meta["iteration"] == step.iteration
+        assert torch.equal(step.synthetic.images, synthetic.images)
+
+
 def test_the_synthetic_set():
     real = real_images()
     steps = make(real, ipc=3)

@@ -85,6 +85,19 @@ def test_alone_it_needs_no_group():
     assert torch.equal(sharding.gather(part), part)
 
 
+def test_every_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    used = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    monkeypatch.setattr(sharding.distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    for local in ("0", "1", "2"):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        sharding.join()
+    assert used == [0, 1, 0]
+
+
 def pretend(monkeypatch, processes, rank=0):
     monkeypatch.setattr(sharding, "processes", lambda: processes)
     monkeypatch.setattr(sharding, "rank", lambda: rank)

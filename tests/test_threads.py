@@ -7,8 +7,20 @@ import pytest
 import torch
 from runs import seeded
 
-from dmtutor import DCConfig, DDConfig, DMConfig, DSAConfig, Recipe, dc_steps, dd_steps, dm_steps, evaluate
-from dmtutor import from_arrays, threads, train_network
+from dmtutor import (
+    DCConfig,
+    DDConfig,
+    DMConfig,
+    DSAConfig,
+    Recipe,
+    dc_steps,
+    dd_steps,
+    dm_steps,
+    evaluate,
+    from_arrays,
+    threads,
+    train_network,
+)
 
 CPU = torch.device("cpu")
 
