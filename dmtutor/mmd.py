@@ -37,7 +37,8 @@ class Linear:
 class Gaussian:
     """The kernel k(x, y) = exp(−‖x − y‖² / 2h²), or the mean of several with different bandwidths h.
 
-    It is characteristic: the MMD of two distributions is zero only if they are equal. scikit-learn's ``gamma`` is 1 / 2h².
+    It is characteristic: the MMD of two distributions is zero only if they are equal. scikit-learn's ``gamma`` is
+    1 / 2h².
 
     Parameters
     ----------
