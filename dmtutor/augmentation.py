@@ -23,7 +23,7 @@ def color(x, u):
 
 
 def crop(x, u):
-    """Shift by up to an eighth of each side, in whole pixels; what comes in is zero."""
+    """Shift by up to an eighth of each side, rounded to whole pixels; what comes in is zero."""
     height, width = x.shape[2:]
     most = [int(side / 8 + 0.5) for side in (height, width)]
     shift_y, shift_x = (_integer(u[:, i], -m, m) for i, m in enumerate(most))
@@ -106,7 +106,7 @@ class SiameseAugment:
     r"""The augmentation :math:`A(x, \omega)` of DSA: one random operation, with parameters that can be shared.
 
     *Siamese*: the same draw :math:`\omega` is applied to all images of a real batch and of a synthetic one, so
-    that their difference is not due to chance. The gradient passes through the operation into the pixels. The six
+    that separate draws do not add to their difference. The gradient passes through the operation into the pixels. The six
     operations and their strengths are the paper's; colours are changed in normalised units and zero, the colour
     that fills in, is the mean colour.
 

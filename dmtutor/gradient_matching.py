@@ -225,7 +225,8 @@ def dc_steps(real, *, config, generator):
     .. math:: \min_S \; \mathbb{E}_{\theta_0, \omega} \sum_t \sum_c D\bigl(
         \nabla_\theta \ell(A(T_c, \omega), \theta_t),\; \nabla_\theta \ell(A(S_c, \omega), \theta_t) \bigr)
 
-    with :math:`\ell` the mean cross-entropy and :math:`\theta_t` the network after t trainings on S. A step draws a
+    with :math:`\ell` the mean cross-entropy and :math:`\theta_t` the network after t trainings on S, through which no
+    gradient passes. A step draws a
     network or trains the one it has; for every class it draws a batch of real images and an augmentation that both
     sides share, and differentiates the distance of the two gradients by the pixels; then it takes one SGD step.
 
