@@ -458,9 +458,12 @@ def overall_interval(per_image, sides, level=0.95):
         of_sets.append((float(x.mean(1).var()) / len(x), len(x) - 1))
         freedom = (len(x) - 1) * (n - 1)
         of_rest.append((float(rest.square().sum()) / freedom / x.numel(), freedom))
-    variance = sum(v for v, _ in of_sets) + max(0.0, of_images - sum(v for v, _ in of_rest))
+    parts, more = of_sets, of_images - sum(v for v, _ in of_rest)
+    variance = sum(v for v, _ in of_sets)
+    if more > 0:  # else the images bring nothing that can be seen
+        variance, parts = variance + more, [*of_sets, (of_images, n - 1), *of_rest]
     if variance == 0:
         return middle, middle
-    freedom = variance**2 / sum(v**2 / nu for v, nu in [*of_sets, (of_images, n - 1), *of_rest])
+    freedom = variance**2 / sum(v**2 / nu for v, nu in parts)
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
     return middle - half, middle + half
