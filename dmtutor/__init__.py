@@ -1,7 +1,6 @@
 """dmtutor: dataset condensation with distribution matching, the library behind the book."""
 
-__version__ = "0.1.0"
-
+from ._version import __version__
 from .augmentation import SiameseAugment
 from .condensation import condense
 from .coresets import herding, k_center, random_subset
@@ -23,6 +22,7 @@ __all__ = [
     "LabeledImages",
     "Recipe",
     "SiameseAugment",
+    "__version__",
     "condense",
     "dc_steps",
     "dd_steps",

@@ -94,7 +94,7 @@ def herding(real, ipc, *, embed=None):
 
 
 def k_center(real, ipc, *, embed=None):
-    """Choose ``ipc`` images of every class so that every other one has a chosen one near: see `k_center_order`.
+    """Choose ``ipc`` images of every class, each the one farthest from those chosen before: see `k_center_order`.
 
     Parameters
     ----------
@@ -133,7 +133,8 @@ def herding_order(points, m):
     .. math:: i_{k+1} = \operatorname*{arg\,min}_i \Bigl\| \bar x - \frac{1}{k+1}
         \Bigl( x_i + \sum_{j=1}^{k} x_{i_j} \Bigr) \Bigr\|
 
-    It is greedy descent on MMD² under the linear kernel. Of equal points the first is taken.
+    Each choice is the greedy one for MMD² under the linear kernel, which may rise all the same. Of equal points the
+    first is taken.
 
     Parameters
     ----------

@@ -37,7 +37,8 @@ class Linear:
 class Gaussian:
     """The kernel k(x, y) = exp(−‖x − y‖² / 2h²), or the mean of several with different bandwidths h.
 
-    It is characteristic: MMD² is zero only for equal distributions. scikit-learn's ``gamma`` is 1 / 2h².
+    It is characteristic: the MMD of two distributions is zero only if they are equal. scikit-learn's ``gamma`` is
+    1 / 2h².
 
     Parameters
     ----------
@@ -209,7 +210,7 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
 
 
 def witness(points, x, y, *, kernel, block=BLOCK):
-    """The function that shows the difference of two sets: positive where x has more mass, negative where y has.
+    """The function that shows the difference of two sets: of x and y smoothed by the kernel, x less y.
 
     ``f(z) = mean_i k(z, x_i) − mean_j k(z, y_j)``. Divided by MMD it has norm 1, and no function of norm 1 has a
     larger difference of means. ``f(x).mean() − f(y).mean() = MMD²`` (the V-statistic).
@@ -260,9 +261,9 @@ class TwoSampleTest:
 def two_sample_test(x, y, *, kernel, permutations=999, generator):
     """Test whether two samples come from one distribution: could their MMD² be chance?
 
-    If they do, all ways of dealing the pooled points to both sides are equally likely. The p-value is the share
-    of deals, the given one included, whose MMD² is at least as large: under the null hypothesis it is at most α
-    with a probability of at most α, for every sample size and every kernel.
+    If they do, all ways to divide the pooled points into such sides are equally likely. The p-value is the share
+    of divisions, the given one included, whose MMD² is at least as large: under the null hypothesis it is at most α
+    with a probability of at most α, for every sample size and every kernel fixed beforehand.
 
     That needs *exchangeable* points: independent samples, and a kernel that was not chosen on them. The p-value
     means nothing for a set that was optimised to be like the other one.
@@ -315,11 +316,11 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
     pooled = torch.cat([x, y], -2)
     k = kernel(pooled, pooled).double()  # (…, n + m, n + m)
 
-    # Row r of `side` marks the points on x's side after permutation r; row 0 is the deal as it was.
-    deals = torch.rand(permutations, n + m, generator=generator).argsort(1)[:, :n]
+    # Row r of `side` marks the points on x's side after permutation r; row 0 is as given.
+    chosen = torch.rand(permutations, n + m, generator=generator).argsort(1)[:, :n]
     side = torch.zeros(permutations + 1, n + m, dtype=torch.float64)
     side[0, :n] = 1
-    side[1:].scatter_(1, deals, 1)
+    side[1:].scatter_(1, chosen, 1)
     side = side.to(k.device)
 
     rows, diagonal = k.sum(-1), k.diagonal(dim1=-2, dim2=-1)  # (…, n + m)

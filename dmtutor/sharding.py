@@ -15,6 +15,8 @@ from torch import distributed
 def join():
     """Join the processes that ``torchrun`` started, if it did."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if torch.cuda.is_available():  # "cuda" is another device in each process of a machine
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         distributed.init_process_group("gloo")
 
 

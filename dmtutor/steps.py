@@ -2,12 +2,13 @@
 
 import ctypes
 import zlib
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from . import __version__
+from ._version import __version__
 from .augmentation import SiameseAugment
 from .checks import check_number, check_one_of, check_positive, check_step_size
 from .coresets import check_ipc, random_subset
@@ -126,11 +127,12 @@ class Step:
     loss : Tensor, ()
         Of the images before the step; detached.
     synthetic : LabeledImages
-        A snapshot of the images, made when it is read.
+        The images after this step: a copy, made when it is read.
     """
 
     def __init__(self, steps, loss):
-        self.iteration, self.loss, self._steps = steps.iteration, loss, steps
+        # A step makes new tensors and changes none, so the names as they stand now are a snapshot.
+        self.iteration, self.loss, self._steps = steps.iteration, loss, copy(steps)
 
     @property
     def synthetic(self):

@@ -299,6 +299,16 @@ def test_a_snapshot_is_a_copy():
     assert steps.synthetic.images.abs().max() > 0
 
 
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_every_step_keeps_its_own_images(average):
+    seen = [step.synthetic for step in make(average=average)]
+    kept = list(make(average=average))
+    assert len(kept) == len(seen) > 2
+    for step, synthetic in zip(kept, seen, strict=True):
+        assert step.synthetic.meta["iteration"] == step.iteration
+        assert torch.equal(step.synthetic.images, synthetic.images)
+
+
 def test_the_synthetic_set():
     real = real_images()
     steps = make(real, ipc=3)
@@ -449,7 +459,7 @@ print(before, faults())
 """
     done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
-    assert after < 100 < 1_000 < before
+    assert 5 * after < before > 5_000  # a tensor of 977 pages may come anew now and then
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
