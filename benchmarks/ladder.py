@@ -1,4 +1,4 @@
-"""Results that hold up, on MNIST-5k: what chapter 9 adds to the tables of the chapters before.
+"""Results that hold up, on MNIST-5k: what chapters 9 and 10 add to the tables of the chapters before.
 
     python benchmarks/ladder.py                     # all of it: about 40 minutes of one core
     python benchmarks/ladder.py sets ladder         # some of: sets, curves, transfer, ladder, more

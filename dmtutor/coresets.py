@@ -94,7 +94,7 @@ def herding(real, ipc, *, embed=None):
 
 
 def k_center(real, ipc, *, embed=None):
-    """Choose ``ipc`` images of every class so that every other one has a chosen one near: see `k_center_order`.
+    """Choose ``ipc`` images of every class, each the one farthest from those chosen before: see `k_center_order`.
 
     Parameters
     ----------

@@ -1,10 +1,11 @@
-"""Distribution matching: learn a small set whose mean embeddings agree with those of the real images."""
+"""Distribution matching: bring the mean embeddings of a small set near to those of the real images."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
+from . import threads
 from .checks import check_number, check_positive
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
@@ -27,10 +28,9 @@ class DMConfig(Config):
         least variance for the time grows with the root of what the synthetic images cost.
     lr_img : float, optional
         Step size on the pixels. If None, 512 · ipc / d' for embeddings of d' dimensions: the loss sums over d'
-        features and each image carries 1/ipc of a mean, so this keeps the step when width or ipc change.
+        features and each image carries 1/ipc of a mean, and this takes both factors out.
     schedule : {"linear", "constant"}
-        Whether the step falls linearly to zero over the iterations, or stays as published: a constant step never
-        settles.
+        Whether the step size falls linearly to zero over the iterations, or stays as published.
     momentum : float
         Of the steps, in [0, 1).
     init : {"real", "noise"}
@@ -44,7 +44,7 @@ class DMConfig(Config):
         same up to rounding. None puts all classes through at once, as ``norm="batch"`` needs.
     average : float
         In [0, 1). If not 0, the result is a running average of the images after each step, those of i steps ago
-        weighted by its i-th power: it settles where a constant step cannot. Not in the published algorithm.
+        weighted by its i-th power: less of the noise of single steps. Not in the published algorithm.
     compile : bool
         Translate the network with ``torch.compile``: some 15 seconds at first, then faster. Results are the same
         up to rounding.
@@ -214,12 +214,13 @@ class DMSteps(Steps):
         torch.compiler.reset()  # torch keeps few translations of a function: make room
         translated = torch.compile(self.network.embed, dynamic=False)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), threads.one():
                 translated(self.real.images[: min(batch, block or batch)])
         except Exception as error:  # of whatever is missing
-            reason = str(error).strip().partition("\n")[0]
+            reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]
             raise ValueError(
-                f"compile must be False where torch.compile finds no compiler (g++ for a CPU); got True, and {reason}"
+                "compile must be False where torch.compile does not work, which needs a compiler (g++ for a CPU); "
+                f"got True, and {reason}"
             ) from error
 
         def embed(images):
@@ -257,9 +258,10 @@ class DMSteps(Steps):
         if self.config.block is None:
             return self._match()
         parts = zip(self.classes, self.images.split(self.config.ipc), strict=True)
-        losses, gradients = zip(*(self._match_in_blocks(c, syn) for c, syn in parts), strict=True)
+        losses, gradients = zip(*threads.each(self._match_in_blocks, parts, self.images.device), strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
+    @threads.one()
     def _match(self):
         """Loss and gradient of all classes, in one forward pass of each side."""
         syn = self.images.clone().requires_grad_()
@@ -275,13 +277,13 @@ class DMSteps(Steps):
         (gradient,) = torch.autograd.grad(loss, syn)
         return loss.detach(), gradient
 
-    def _match_in_blocks(self, c, syn):
+    def _match_in_blocks(self, part):
         """Loss and gradient of one class and its images, with at most ``block`` images in the network at a time.
 
         The gradient of ‖Δ‖² in the images of a block needs Δ of all images: first Δ without a graph, then the
         vector-Jacobian product of each block with 2Δ/M.
         """
-        ipc, block = self.config.ipc, self.config.block
+        (c, syn), ipc, block = part, self.config.ipc, self.config.block
         batch, omega = self.draw(c)
         with torch.no_grad():
             delta = -self._mean_embedding(batch, omega)

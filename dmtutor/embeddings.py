@@ -92,7 +92,7 @@ class RandomConvNets:
 
     Under this kernel MMD² is the mean over the networks of ‖Δ‖², the squared distance of mean embeddings, which
     distribution matching minimises. ``nets[r]`` is the r-th network: a `dmtutor.ConvNet`, made when it is asked
-    for and always the same, so R networks take no more memory than one.
+    for and always the same, so without gradients R networks take no more memory than one.
 
     Parameters
     ----------

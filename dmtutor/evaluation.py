@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy import stats
 from tqdm.auto import tqdm
 
+from . import threads
 from .augmentation import SiameseAugment
 from .checks import check_generator, check_number, check_one_of, check_positive, check_step_size
 from .data import LabeledImages
@@ -133,6 +134,7 @@ class Recipe:
         ).to(images, memory_format=torch.channels_last)
 
 
+@threads.one()
 def train_network(train, *, recipe=None, generator):
     """Train one network from scratch.
 
@@ -184,6 +186,7 @@ def batches(n, batch_size, generator):
         yield from torch.randperm(n, generator=generator).split(batch_size)
 
 
+@threads.one()
 @torch.no_grad()
 def correctness(network, test, *, block=100):
     """Which images of a test set a network classifies rightly: Tensor, (n,), bool, on the CPU."""
@@ -256,21 +259,23 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
     if test.images.device.type == "cpu":
         keep_freed_memory()
     root = root_seed(generator)
-    correct = torch.empty(len(sets), networks, len(test), dtype=torch.bool)
-    with tqdm(total=len(sets) * networks, desc="evaluate", unit="network", disable=not progress) as bar:
-        for i, train in enumerate(sets):
-            for j in range(networks):
-                network = train_network(train, recipe=recipe, generator=keyed_generator(root, "train", j))
-                correct[i, j] = correctness(network, test)
-                bar.update()
-    return Accuracies(correct)
+
+    def judge(part):
+        i, j = part
+        return correctness(train_network(sets[i], recipe=recipe, generator=keyed_generator(root, "train", j)), test)
+
+    parts = list(product(range(len(sets)), range(networks)))
+    with tqdm(total=len(parts), desc="evaluate", unit="network", disable=not progress) as bar:
+        correct = threads.each(judge, parts, test.images.device, done=bar.update)
+    return Accuracies(torch.stack(correct).unflatten(0, (len(sets), networks)))
 
 
 class Difference(NamedTuple):
     """How much better one method is than another, as a fraction of the test images.
 
     ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``image_error`` is the standard
-    error over test images, for these sets; ``overall`` bounds the 95 % interval over sets and test images together.
+    error over test images, for these sets; ``overall`` bounds an approximate 95 % interval over sets and test images
+    together.
     ``f"{difference:.2f}"`` has two digits, in percentage points.
     """
 
@@ -354,7 +359,8 @@ class Accuracies:
             = v_{\text{sets}} + v_{\text{images}} - v_C :
 
         the variances over sets and over images both hold the last part, which counts once. The freedom is
-        Satterthwaite's, as in Welch's formula. With one set its networks stand for the sets.
+        Satterthwaite's, as in Welch's formula, so the interval is approximate, and with few sets it can be narrower
+        than the one over sets. With one set its networks stand for the sets.
 
         Parameters
         ----------

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from . import threads
 from .checks import check_one_of, check_positive, check_step_size
 from .evaluation import batches
 from .randomness import keyed_generator
@@ -296,9 +297,10 @@ class DCSteps(Steps):
         else:
             self.load_weights()
             self.train()
-        losses, gradients = zip(*map(self._match, range(len(self.real.classes))), strict=True)
+        losses, gradients = zip(*threads.each(self._match, range(len(self.real.classes)), self.images.device), strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
+    @threads.one()
     def train(self):
         """The inner loop: train the network on the synthetic images, ``training_epochs`` times over."""
         draw_order, draw_omega = (keyed_generator(self.root, name, self.iteration) for name in ("train", "augment"))

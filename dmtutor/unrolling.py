@@ -1,5 +1,6 @@
 """Dataset distillation: learn a small set by differentiating through the training of a network on it."""
 
+import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from . import threads
 from .checks import check_number, check_positive, check_step_size
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
@@ -337,7 +339,7 @@ class DDSteps(Steps):
             Gradient by the pixels.
         by_log_step_sizes : Tensor, (τ,)
         """
-        runs = [self._train_and_judge(i) for i in range(self.config.starts)]
+        runs = threads.each(self._train_and_judge, range(self.config.starts), self.images.device)
         return [torch.stack(values).mean(0) for values in zip(*runs, strict=True)]
 
     def _train_and_judge(self, i):
@@ -350,12 +352,13 @@ class DDSteps(Steps):
             reals.append(self.augment.apply(batch, omega))
             syns.append(self.augment.apply(s, omega))
         real_labels = torch.cat([self.labels.new_full((len(batch),), c) for c, batch in enumerate(reals)])
-        self.network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration, i))
+        network = copy.deepcopy(self.network)  # another start may be computed at the same time
+        network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration, i))
         params = unroll(
-            self.network, dict(self.network.named_parameters()), torch.cat(syns), self.labels, logs.exp(),
+            network, dict(network.named_parameters()), torch.cat(syns), self.labels, logs.exp(),
             rows=self.rows, checkpointing=self.config.checkpointing,
         )  # fmt: skip
-        loss = F.cross_entropy(functional_call(self.network, params, torch.cat(reals)), real_labels)
+        loss = F.cross_entropy(functional_call(network, params, torch.cat(reals)), real_labels)
         return loss.detach(), *torch.autograd.grad(loss, (images, logs))
 
 

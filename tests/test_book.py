@@ -4,10 +4,8 @@ import json
 import re
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
-from execute_notebooks import kernel_environment, seal
+from execute_notebooks import seal
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -29,13 +27,6 @@ def text(lines):
 
 def cells(notebook, kind):
     return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
-
-
-def solutions(notebook):
-    """The Python of every fenced block inside <details>, in order."""
-    hidden = [found for cell in cells(notebook, "markdown")
-              for found in re.findall(r"<details>.*?</details>", text(cell["source"]), re.DOTALL)]
-    return [code for details in hidden for code in re.findall(r"^```python\n(.*?)^```", details, re.M | re.S)]
 
 
 def html(notebook):
@@ -146,21 +137,3 @@ def test_tables_are_tables(notebook):
         for output in cell["outputs"]:
             columns = re.search(r"^.*\S {2,}\S.*\n.*\S {2,}\S.*$", text(output.get("text", "")), re.MULTILINE)
             assert not columns, f"cell [{cell['execution_count']}] prints columns: {columns[0]}"
-
-
-@pytest.mark.slow
-def test_solutions_run(path, notebook, tmp_path):
-    """Each solution runs after the chapter's cells, in a copy of their names.
-
-    A cell tagged `no-solution-needs-this` is left out: the place for a chapter's long experiments.
-    """
-    code = solutions(notebook)
-    if not code:
-        pytest.skip("no solutions")
-    chapter = [text(cell["source"]) for cell in cells(notebook, "code")
-               if "no-solution-needs-this" not in cell["metadata"].get("tags", [])]
-    chapter += [f"exec({solution!r}, dict(globals()))" for solution in code]
-    run = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in chapter])
-    client = nbclient.NotebookClient(run, timeout=600, kernel_name="python3",
-                                     resources={"metadata": {"path": str(tmp_path)}})
-    client.execute(env=kernel_environment())

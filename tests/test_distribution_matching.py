@@ -449,7 +449,7 @@ print(before, faults())
 """
     done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
-    assert after < 100 < 1_000 < before
+    assert 5 * after < before > 5_000  # a tensor of 977 pages may come anew now and then
 
 
 def test_without_glibc_nothing_happens(monkeypatch):

@@ -27,6 +27,13 @@ def test_every_file_says_where_it_comes_from(name):
     assert stored["rows"] and all(0 < row["accuracies"].mean < 1 for row in stored["rows"] if "accuracies" in row)
 
 
+def test_rows_are_found_by_their_values():
+    found = results.rows("predecessors", "ladder", ipc=1)
+    assert len(found) > 1 and all(row["experiment"] == "ladder" and row["ipc"] == 1 for row in found)
+    with pytest.raises(ValueError, match="'predecessors' has none"):
+        results.rows("predecessors", "ladder", ipc=7)
+
+
 def test_an_unknown_name_lists_those_that_there_are():
     with pytest.raises(ValueError, match=r"name must be one of .*; got 'nothing'"):
         results.load("nothing")

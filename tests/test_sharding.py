@@ -147,15 +147,21 @@ def test_processes_that_share_note_interrupts_and_give_the_handlers_back(monkeyp
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+def environment(threads=None):
+    """Of a process with so many threads; torchrun gives each of its own one thread, a plain run has all cores."""
+    own = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    own |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    return {**own, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder in which one, two and three processes have made a set; three went on from what one had begun."""
+    """A folder in which one, two and three processes have made a set; three went on from what one had begun.
+
+    As a user would start them, and one with two threads, on images that torch divides among threads.
+    """
     folder = tmp_path_factory.mktemp("made")
-    pixels = torch.randint(256, (40, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(256, (40, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     labels = torch.arange(40) % 5
     np.savez(folder / "data.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
     train, _ = load(str(folder / "data.npz"))
@@ -164,10 +170,14 @@ def made(tmp_path_factory):
     files.write(begun.state_dict(), folder / "run.pt")
 
     running = []
-    for n, start, extra in ((1, [], []), (2, [*TORCHRUN, "2"], []), (3, [*TORCHRUN, "3"], ["--checkpoint", "run.pt"])):
+    for n, start, threads, extra in (
+        (1, [], None, []),
+        (2, [*TORCHRUN, "2"], None, []),
+        (3, [*TORCHRUN, "3"], 2, ["--checkpoint", "run.pt"]),
+    ):
         command = [sys.executable, *start, "-m", "dmtutor", "condense", "--dataset", "data.npz", "--no-evaluate",
                    "--output", f"{n}.pt", *FLAGS, *extra]  # fmt: skip
-        running.append(subprocess.Popen(command, cwd=folder, env=environment(), text=True,
+        running.append(subprocess.Popen(command, cwd=folder, env=environment(threads), text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE))  # fmt: skip
     try:
         told = {n: (*process.communicate(timeout=300), process.returncode) for n, process in enumerate(running, 1)}
