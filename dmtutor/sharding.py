@@ -23,6 +23,7 @@ def join():
 def leave():
     """Part from them: what follows is the first process's work alone."""
     if processes() > 1:
+        distributed.barrier()  # torch 2.6 waits for ever for a process that has gone
         distributed.destroy_process_group()
 
 
