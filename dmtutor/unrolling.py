@@ -30,8 +30,8 @@ class DDConfig(Config):
     batch_real : int
         Real images of each class on which the trained networks are judged.
     lr_img : float
-        Step size of Adam on the pixels, which are of unit variance: gradients through a training differ by orders
-        of magnitude, and Adam steps do not follow their length.
+        Step size of Adam on the pixels, which are of unit variance: Adam's steps do not follow the length of the
+        gradients through a training.
     schedule : {"linear", "constant"}
         Whether the steps fall linearly to zero over the iterations.
     momentum : float
