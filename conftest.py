@@ -3,8 +3,6 @@ import re
 from collections import defaultdict
 from unittest import mock
 
-import nbformat
-import nbval.plugin
 import pytest
 from execute_notebooks import kernel_environment
 from hypothesis import settings
@@ -14,28 +12,27 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
-collect_cells = nbval.plugin.IPyNbFile.collect
+def pytest_configure(config):
+    """Where nbval is there, a notebook's solutions run, too: each after all cells, as a reader would run it."""
+    if not config.pluginmanager.has_plugin("nbval"):
+        return
+    import nbformat
+    from nbval.plugin import IPyNbCell, IPyNbFile
 
+    collect_cells = IPyNbFile.collect
 
-def collect_cells_and_solutions(self):
-    """A notebook's solutions run, too: each after all cells, in a copy of their names, as a reader would run it."""
-    cells = list(collect_cells(self))
-    prose = "\n".join(cell.source for cell in self.nb.cells if cell.cell_type == "markdown")
-    hidden = "\n".join(re.findall(r"<details>.*?</details>", prose, re.DOTALL))
-    solutions = [
-        nbval.plugin.IPyNbCell.from_parent(
-            self,
-            name=f"Solution {number}",
-            cell_num=len(cells) + number - 1,
-            cell=nbformat.v4.new_code_cell(f"exec({code!r}, dict(globals()))"),
-            options=defaultdict(bool),  # what it prints is compared with nothing
-        )
-        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", hidden, re.M | re.S), start=1)
-    ]
-    return cells + solutions
+    def collect(self):
+        cells = list(collect_cells(self))
+        prose = "\n".join(cell.source for cell in self.nb.cells if cell.cell_type == "markdown")
+        hidden = "\n".join(re.findall(r"<details>.*?</details>", prose, re.DOTALL))
+        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", hidden, re.M | re.S), start=1):
+            cell = nbformat.v4.new_code_cell(f"exec({code!r}, dict(globals()))")  # in a copy of the chapter's names
+            options = defaultdict(bool)  # what it prints is compared with nothing
+            name, place = f"Solution {number}", len(cells)
+            cells.append(IPyNbCell.from_parent(self, name=name, cell_num=place, cell=cell, options=options))
+        return cells
 
-
-nbval.plugin.IPyNbFile.collect = collect_cells_and_solutions
+    IPyNbFile.collect = collect
 
 
 @pytest.hookimpl(wrapper=True)

@@ -141,3 +141,15 @@ def test_slider_moves_frames_by_keyboard(visit, path):
     page.keyboard.press(key)
     assert slider.get_attribute("aria-valuenow") != before
     page.wait_for_function(f"before => ({VISIBLE_FRAMES})() !== before", arg=frames)
+
+
+def test_drawers_open_on_a_phone(visit):
+    page = visit("book/notation.html")
+    page.set_viewport_size({"width": 390, "height": 844})
+    for button, text in (("primary", "Maximum mean discrepancy"), ("secondary", "Optimisation")):
+        inside = page.locator(f"#pst-{button}-sidebar-modal").get_by_text(text)
+        assert not inside.is_visible()
+        page.locator(f".{button}-toggle:visible").click()
+        inside.wait_for(state="visible")
+        page.keyboard.press("Escape")
+        inside.wait_for(state="hidden")

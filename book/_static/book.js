@@ -14,6 +14,12 @@ function mend() {
   }
 }
 
+// The theme lets the first button of its kind open a drawer, on a phone one in a bar that is not shown (see book.css).
+// Its scripts run once the page is interactive, after this.
+document.addEventListener("readystatechange", () => {
+  for (const button of document.querySelectorAll(".bd-header .sidebar-toggle")) button.remove();
+});
+
 document.addEventListener("DOMContentLoaded", () => {
   mend();
   new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
