@@ -1,7 +1,7 @@
 """What augmentation does to learned digits, on MNIST-5k: the tables of chapter 6.
 
-    python benchmarks/augmentation.py                 # all of it: about a quarter of an hour of one core
-    python benchmarks/augmentation.py operation       # some of: operation, siamese, recipe
+    python benchmarks/augmentation.py                 # all of it: about twenty minutes of one core
+    python benchmarks/augmentation.py operation       # some of: operation, siamese, recipe, pairs
 
 One image per class and short runs, judged on a validation part of the training images; the test images are not read.
 Results go to dmtutor/results/augmentation.json, row by row, so a run that was stopped goes on where it was. One
@@ -15,11 +15,12 @@ from dataclasses import replace
 import torch
 from store import Table, seeded
 
-from dmtutor import DMConfig, Recipe, SiameseAugment, dm_steps, evaluate, load, random_subset, results
+from dmtutor import ConvNet, DMConfig, Recipe, SiameseAugment, dm_steps, evaluate, load, random_subset, results
 from dmtutor.augmentation import OPERATIONS, Draws
 from dmtutor.gradient_matching import DSAConfig, dc_steps
 
 SETS, NETWORKS = 3, 2
+SETS_OF_PAIRS = 5
 METHODS = {
     "DSA": (dc_steps, DSAConfig(ipc=1, iterations=80, width=16, lr_img=1.0)),
     "DM": (dm_steps, DMConfig(ipc=1, iterations=300, batch_real=16)),
@@ -51,6 +52,35 @@ def condensed(method, real, seed, strategy, draws):
     return steps.synthetic
 
 
+def learn(real, shared, pairs, seed, iterations=150, lr=2.0):
+    """DM with `pairs` draws of ω for each class on each side, as chapter 6 writes it out.
+
+    A real batch of 16 is split over the draws, and as many views of the one synthetic image are matched.
+    """
+    pools, augment, n = [real.of_class(c) for c in range(10)], SiameseAugment(DIGITS), 10 * pairs
+    net = ConvNet(channels=1, image_size=28, width=16, generator=seeded(0)).requires_grad_(False)
+    net.to(memory_format=torch.channels_last)
+    start = random_subset(real, 1, generator=seeded(seed))
+    s, velocity = start.images, 0
+    for k in range(iterations):
+        draw = seeded(1_000_000 * seed + k)
+        net.reset_parameters(generator=draw)
+        rows = [torch.randperm(len(pool), generator=draw)[:16] for pool in pools]
+        x = torch.cat([pool[r] for pool, r in zip(pools, rows, strict=True)])
+        omega = other = augment.sample(n, generator=draw)
+        if not shared:
+            other = augment.sample(n, generator=draw)
+        with torch.no_grad():
+            m = torch.cat([net.embed(part) for part in augment.apply(x, omega).split(16)])
+        m = m.unflatten(0, (n, -1)).mean(1)
+        s = s.clone().requires_grad_()
+        views = net.embed(augment.apply(s.repeat_interleave(pairs, 0), other))
+        loss = (m - views).square().sum() / pairs
+        velocity = 0.5 * velocity + torch.autograd.grad(loss, s)[0]
+        s = s.detach() - lr * (1 - k / iterations) * velocity
+    return replace(start, images=s)
+
+
 def settings():
     """What identifies a row, and the augmentation that the judge trains with: None is the data set's own."""
     for strategy in STRATEGIES:
@@ -60,6 +90,9 @@ def settings():
         yield {"experiment": "siamese", "method": "DM", "augment": strategy, "draws": draws}, None
     for strategy in STRATEGIES:
         yield {"experiment": "recipe", "method": "Random", "recipe": strategy}, strategy
+    for draws in ("shared", "independent"):
+        for pairs in (1, 8):
+            yield {"experiment": "pairs", "method": "DM", "augment": DIGITS, "draws": draws, "pairs": pairs}, None
 
 
 def make(key, real, seed):
@@ -67,7 +100,10 @@ def make(key, real, seed):
     if key["method"] == "Random":
         return random_subset(real, 1, generator=seeded(seed)), 0.0
     start = time.process_time()
-    synthetic = condensed(key["method"], real, seed, key["augment"], key["draws"])
+    if key["experiment"] == "pairs":
+        synthetic = learn(real, key["draws"] == "shared", key["pairs"], seed)
+    else:
+        synthetic = condensed(key["method"], real, seed, key["augment"], key["draws"])
     return synthetic, round(time.process_time() - start, 1)
 
 
@@ -81,7 +117,8 @@ def main(wanted):
     for key, judge in settings():
         if (wanted and key["experiment"] not in wanted) or table.find(**key):
             continue
-        sets, seconds = zip(*(make(key, rest, seed) for seed in range(SETS)), strict=True)
+        number = SETS_OF_PAIRS if key["experiment"] == "pairs" else SETS
+        sets, seconds = zip(*(make(key, rest, seed) for seed in range(number)), strict=True)
         recipe = Recipe(augment=judge)
         accuracies = evaluate(sets, validation, networks=NETWORKS, recipe=recipe, generator=seeded(0))
         table.add({**key, "seconds": seconds, "accuracies": results.pack(accuracies)})
