@@ -1,6 +1,9 @@
 # `make book` and `make test` are all that a reader needs. Both work in an environment of their own, .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# As many processes as cores, with one thread each: several threads in each would wait for one another.
+export OMP_NUM_THREADS ?= 1
+TEST = $(BIN)/python -m pytest -n logical
 
 .PHONY: help book test colab notebooks clean
 
@@ -27,9 +30,9 @@ book: .venv/installed  ## render the book into _build/html
 
 test: .venv/installed  ## lint, unit tests, every notebook, the book with warnings as errors, its pages
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --nbval --ignore tests/test_site.py
+	$(TEST) --nbval --dist loadfile --ignore tests/test_site.py
 	$(MAKE) book
-	$(BIN)/python -m pytest tests/test_site.py
+	$(TEST) tests/test_site.py
 
 colab: .venv-colab/installed  ## run every notebook as Colab does (what is committed)
 	.venv-colab/bin/python tools/run_as_colab.py
