@@ -43,7 +43,7 @@ def images(ipc, classes, size):
 
 def make_steps(real, ipc, variant, classes=None):
     config = DMConfig.reference(
-        ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=16 if variant == "blocks" else None,
+        ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=16 if variant == "blocks" else "all",
         augment="color_crop_cutout_flip_scale_rotate",
     )  # fmt: skip
     return dm_steps(real, config=config, generator=seeded(0), classes=classes)

@@ -101,6 +101,11 @@ class Draws:
     def __len__(self):
         return len(self.operation)
 
+    @classmethod
+    def join(cls, draws):
+        """Several draws, one after the other."""
+        return cls(torch.cat([d.operation for d in draws]), torch.cat([d.u for d in draws]))
+
 
 class SiameseAugment:
     r"""The augmentation :math:`A(x, \omega)` of DSA: one random operation, with parameters that can be shared.
@@ -192,13 +197,18 @@ class SiameseAugment:
             raise ValueError(f"draws must be as many as a divisor of the number of images, {n}; got {k}")
         if not self.operations:
             return x
-        operation = draws.operation.repeat_interleave(n // k)
-        u = draws.u.repeat_interleave(n // k, dim=0).to(x)
+        each = n // k
+        u = draws.u.to(x)[:, None].expand(-1, each, -1)  # (k, n/k, 4)
         present = draws.operation.unique().tolist()
         if len(present) == 1:
-            return self.operations[present[0]](x, u)
-        out = torch.empty_like(x)
-        for index in present:
-            rows = (operation == index).nonzero()[:, 0].to(x.device)
-            out = out.index_copy(0, rows, self.operations[index](x[rows], u[rows]))
-        return out
+            return self.operations[present[0]](x, u.flatten(0, 1))
+        # The images of each draw lie together, and those of one operation are brought together: without an index,
+        # for which a GPU would wait.
+        places = [(draws.operation == index).nonzero()[:, 0].tolist() for index in present]
+        images, numbers, out = x.split(each), u.unbind(), [None] * k
+        for index, those in zip(present, places, strict=True):
+            mine = (torch.cat([of[i] for i in those]) for of in (images, numbers))
+            changed = self.operations[index](*mine)
+            for i, part in zip(those, changed.split(each), strict=True):
+                out[i] = part
+        return torch.cat(out)

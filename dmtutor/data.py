@@ -204,6 +204,20 @@ def check_labels(labels, n, num_classes, name="labels"):
         )
 
 
+def check_ipc(real, ipc):
+    """Raise a ValueError if ``ipc`` images can't be had of every class."""
+    check_positive("ipc", ipc)
+    fewest, c = real.counts.min(0)
+    if ipc > fewest:
+        raise ValueError(f"ipc must be at most {fewest}, the images of class {real.classes[c]!r}; got {ipc}")
+
+
+def batches(n, batch_size, generator):
+    """Rows of batch after batch without end; each pass over the n images has a new order."""
+    while True:
+        yield from torch.randperm(n, generator=generator).split(batch_size)
+
+
 def from_arrays(x, y, *, classes=None, like=None):
     """Make a data set of your own arrays.
 

@@ -14,7 +14,7 @@ from runs import InterruptAt, real_images, seeded
 
 from dmtutor import DMConfig, dm_steps, from_arrays, keyed_generator, mean_distance, threads
 from dmtutor.data import AUGMENT, LabeledImages
-from dmtutor.steps import keep_freed_memory
+from dmtutor.memory import keep_freed_memory
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "lr_img": 1.0, "width": 4, "depth": 2, "block": 3}
 
@@ -64,8 +64,9 @@ def test_the_configuration_is_frozen_and_keyword_only():
 
 
 def test_batch_statistics_need_one_forward():
-    with pytest.raises(ValueError, match="block must be None for norm='batch'"):
-        DMConfig(norm="batch")
+    with pytest.raises(ValueError, match="block must be 'all' for norm='batch'"):
+        DMConfig(norm="batch", block=16)
+    assert DMConfig(norm="batch").block == "all"
 
 
 def test_the_published_setting():
@@ -146,14 +147,14 @@ def test_the_class_loop_in_blocks_equals_one_forward(block, norm):
     real = real_images(dtype=torch.float64)
     fields = {"ipc": 5, "norm": norm, "augment": "color_crop_cutout_flip_scale_rotate"}
     loss, gradient = make(real, block=block, **fields).loss_and_gradient()
-    whole_loss, whole_gradient = make(real, block=None, **fields).loss_and_gradient()
+    whole_loss, whole_gradient = make(real, block="all", **fields).loss_and_gradient()
     torch.testing.assert_close(loss, whole_loss, rtol=1e-11, atol=0)
     torch.testing.assert_close(gradient, whole_gradient, rtol=1e-8, atol=1e-12)
 
 
 def test_runs_in_blocks_of_different_size_agree_up_to_rounding():
     real = real_images(dtype=torch.float64)
-    runs = [finish(make(real, block=block)) for block in (1, 2, 3, 100, None)]
+    runs = [finish(make(real, block=block)) for block in (1, 2, 3, 100, "class", "all")]
     for run in runs[1:]:
         torch.testing.assert_close(run, runs[0], rtol=0, atol=1e-8)
 
@@ -363,7 +364,7 @@ def test_the_data_set_brings_its_augmentation():
     assert make(dataclasses.replace(real, meta={})).config.augment == "none"
 
 
-@pytest.mark.parametrize("fields", [{"norm": "batch", "block": None}, {"norm": "layer", "activation": "swish"},
+@pytest.mark.parametrize("fields", [{"norm": "batch", "block": "all"}, {"norm": "layer", "activation": "swish"},
                                     {"pooling": "max", "norm": "group"}, {"ipc": 1, "block": 1}])  # fmt: skip
 def test_every_network_condenses(fields):
     images = finish(make(**fields))
@@ -447,7 +448,7 @@ def test_freed_memory_is_kept_for_the_next_tensor():
     """Page faults, in a fresh process: every 4 KB that the system has to clear is one."""
     count = """
 import resource, torch
-from dmtutor.steps import keep_freed_memory
+from dmtutor.memory import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

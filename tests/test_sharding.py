@@ -53,8 +53,8 @@ def test_classes_that_are_no_part_are_refused(classes):
 
 
 def test_classes_that_share_a_forward_pass_cannot_be_divided():
-    for fields in ({"block": None}, {"block": None, "norm": "batch"}):
-        with pytest.raises(ValueError, match="block must not be None where classes, or processes, share the work"):
+    for fields in ({"block": "all"}, {"block": "all", "norm": "batch"}):
+        with pytest.raises(ValueError, match="block must not be 'all' where classes, or processes, share the work"):
             make([0, 1], **fields)
         assert len(make([0, 1, 2, 3, 4], **fields).synthetic) == 10
 
@@ -107,7 +107,7 @@ def pretend(monkeypatch, processes, rank=0):
     ("arguments", "message"),
     [
         ({}, "number of processes must be at most 5, the number of classes; got 6"),
-        ({"block": None, "norm": "batch"}, "block must not be None where classes, or processes, share the work"),
+        ({"block": "all", "norm": "batch"}, "block must not be 'all' where classes, or processes, share the work"),
         ({"method": "dd"}, "method must be dm where processes share the work; got 'dd'"),
     ],
 )
