@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +41,9 @@ def cutout(x, u):
     inside = []
     for i, side in enumerate(x.shape[2:]):
         size = int(side / 2 + 0.5)
-        start = _integer(u[:, i], 0, side - size % 2) - size // 2  # the rectangle may hang over the edge
-        position = torch.arange(side, device=x.device)
-        inside.append((position >= start[:, None]) & (position < start[:, None] + size))
+        start = _integer(u[:, i, None], 0, side - size % 2) - size // 2  # the rectangle may hang over the edge
+        from_start = torch.arange(side, device=x.device) - start
+        inside.append(_within(from_start, size))
     hole = inside[0][:, :, None] & inside[1][:, None, :]  # (n, H, W)
     return x * ~hole[:, None]
 
@@ -105,6 +106,10 @@ class Draws:
     def join(cls, draws):
         """Several draws, one after the other."""
         return cls(torch.cat([d.operation for d in draws]), torch.cat([d.u for d in draws]))
+
+    def split(self):
+        """The draws one by one: a list."""
+        return list(map(Draws, self.operation.split(1), self.u.split(1)))
 
 
 class SiameseAugment:
@@ -198,17 +203,22 @@ class SiameseAugment:
         if not self.operations:
             return x
         each = n // k
-        u = draws.u.to(x)[:, None].expand(-1, each, -1)  # (k, n/k, 4)
-        present = draws.operation.unique().tolist()
-        if len(present) == 1:
-            return self.operations[present[0]](x, u.flatten(0, 1))
-        # The images of each draw lie together, and those of one operation are brought together: without an index,
-        # for which a GPU would wait.
-        places = [(draws.operation == index).nonzero()[:, 0].tolist() for index in present]
-        images, numbers, out = x.split(each), u.unbind(), [None] * k
-        for index, those in zip(present, places, strict=True):
-            mine = (torch.cat([of[i] for i in those]) for of in (images, numbers))
-            changed = self.operations[index](*mine)
-            for i, part in zip(those, changed.split(each), strict=True):
+        u = draws.u.to(x)[:, None].expand(-1, each, -1).flatten(0, 1)  # (n, 4)
+        # The images of one operation are brought together without an index, for which a GPU would wait.
+        runs = [(index, each * len(list(run))) for index, run in groupby(draws.operation.tolist())]
+        sizes = [size for _, size in runs]
+        images, numbers, out = _cut(x, sizes), _cut(u, sizes), [None] * len(runs)
+        for index in {index for index, _ in runs}:
+            places = [i for i, (other, _) in enumerate(runs) if other == index]
+            changed = self.operations[index](*(_cat([of[i] for i in places]) for of in (images, numbers)))
+            for i, part in zip(places, _cut(changed, [sizes[i] for i in places]), strict=True):
                 out[i] = part
-        return torch.cat(out)
+        return _cat(out)
+
+
+def _cat(parts):
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _cut(x, sizes):
+    return [x] if len(sizes) == 1 else x.split(sizes)

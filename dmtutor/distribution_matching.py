@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 
 from . import threads
-from .augmentation import Draws
 from .checks import check_fraction, check_positive, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
@@ -205,7 +204,7 @@ class DMSteps(Steps):
     """The iterator that :func:`dm_steps` returns. Its state is (configuration, root, iteration, pixels, momentum),
     and the running average if there is one.
 
-    Another method of the family replaces one of four short members: :meth:`weights`, :meth:`decode`,
+    Another method of the family replaces one of four short members: :meth:`draw_weights`, :meth:`decode`,
     :meth:`view`, :meth:`distance`. Blocks, parts of the classes, threads and processes, resuming and equal bits are the
     engine's, and hold for all of them.
     """
@@ -220,13 +219,14 @@ class DMSteps(Steps):
             config = replace(config, block=default_block(config, real))
         self.config = config
         self.classes = list(self.classes if classes is None else classes)
-        own = torch.isin(self.labels, torch.tensor(self.classes).to(self.labels))
+        self.numbers = torch.tensor(self.classes).to(self.labels)
+        own = torch.isin(self.labels, self.numbers)
         self.images, self.labels, self.momentum = self.images[own], self.labels[own], self.momentum[own]
         if config.average:
             self.variables, self.average = (*self.variables, "average"), self.images.clone()
         self.embed = self._compiled() if config.compile else self.network.embed
 
-    def weights(self, iteration):
+    def draw_weights(self, iteration):
         """The network of an iteration: values for ``self.network.parameters()``, in their order, on the CPU."""
         return self.network.draw_parameters(generator=keyed_generator(self.root, "network", iteration))
 
@@ -295,10 +295,10 @@ class DMSteps(Steps):
         gradient : Tensor, (n, C, H, W)
         """
         on_cpu = self.images.device.type == "cpu"
-        self.network.load_parameters(self.weights(self.iteration) if on_cpu else self.sent.weights)
+        self.network.load_parameters(self.draw_weights(self.iteration) if on_cpu else self.sent.weights)
         k, ipc = len(self.classes) if self.config.block == "all" else 1, self.config.ipc
-        numbers = [self.classes[i : i + k] for i in range(0, len(self.classes), k)]
-        parts = zip(numbers, self.labels[::ipc].split(k), self.images.split(k * ipc), strict=True)
+        classes = [self.classes[i : i + k] for i in range(0, len(self.classes), k)]
+        parts = zip(classes, self.numbers.split(k), self.images.split(k * ipc), strict=True)
         matched = threads.each(self._match, parts, self.images.device)
         losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
@@ -310,38 +310,43 @@ class DMSteps(Steps):
         images are more than a block, their views are computed without a graph; from these the loss and its gradient by
         the views; then each block once more, and the vector-Jacobian product of its views.
         """
-        (classes, labels, images), block = part, self.config.block
-        batches, omegas = zip(*map(self.draw, classes), strict=True)
-        def cut(x):
-            return x.split(block) if isinstance(block, int) else [x]
+        classes, labels, images = part
+        batch, omega = self.draw(*classes)
+        sizes = [self.batch_size(c) for c in classes]
         with torch.no_grad():
-            real = torch.cat([self.view(x) for x in cut(self._augmented(batches, omegas))])
+            real = torch.cat(list(map(self.view, self._blocks(self._augmented(batch, sizes, omega)))))
         images = images.clone().requires_grad_()
         decoded = self.decode(images)
         m = len(decoded) // len(classes)
-        seen = self._augmented(decoded.split(m), omegas)
-        blocks = [x.detach().requires_grad_() for x in cut(seen)]
+        seen = self._augmented(decoded, [m] * len(classes), omega)
+        blocks = [x.detach().requires_grad_() for x in self._blocks(seen)]
         with torch.set_grad_enabled(len(blocks) == 1):
-            views = [self.view(x) for x in blocks]
+            views = list(map(self.view, blocks))
         syn = torch.cat(views).detach().requires_grad_()
-        loss = self._loss(real.split([len(b) for b in batches]), syn.split(m), labels)
+        loss = self._loss(real, sizes, syn, labels)
         (by_views,) = torch.autograd.grad(loss, syn)
         by_seen = []
-        for x, by_view in zip(blocks, cut(by_views), strict=True):
+        for x, by_view in zip(blocks, self._blocks(by_views), strict=True):
             view = views.pop() if len(blocks) == 1 else self.view(x)
             by_seen += torch.autograd.grad(view, x, by_view)
         (gradient,) = torch.autograd.grad(seen, images, torch.cat(by_seen))
         return loss.detach(), gradient
 
-    def _augmented(self, parts, omegas):
-        """A(x, ω) of the images of each class, one after the other."""
-        if len({len(part) for part in parts}) == 1:
-            return self.augment.apply(torch.cat(parts), Draws.join(omegas))
-        return torch.cat(list(map(self.augment.apply, parts, omegas)))
+    def _blocks(self, images):
+        """What goes through the network one after the other."""
+        return images.split(self.config.block) if isinstance(self.config.block, int) else [images]
 
-    def _loss(self, real, syn, labels):
+    def _augmented(self, images, sizes, omega):
+        """A(x, ω) of so many images of each class, one after the other."""
+        if len(set(sizes)) == 1:
+            return self.augment.apply(images, omega)
+        return torch.cat(list(map(self.augment.apply, images.split(sizes), omega.split())))
+
+    def _loss(self, real, sizes, syn, labels):
         """The sum of the classes' losses: all at once where they have as many images."""
-        if len({len(x) for x in real}) == 1:
-            return self.distance(torch.stack(real), torch.stack(syn), labels).sum()
-        one_by_one = zip(real, syn, labels.split(1), strict=True)
-        return sum(self.distance(r[None], s[None], c).sum() for r, s, c in one_by_one)
+        k = len(sizes)
+        syn = syn.unflatten(0, (k, -1))
+        if len(set(sizes)) == 1:
+            return self.distance(real.unflatten(0, (k, -1)), syn, labels).sum()
+        one_by_one = zip(real.split(sizes), syn.split(1), labels.split(1), strict=True)
+        return sum(self.distance(r[None], s, c).sum() for r, s, c in one_by_one)

@@ -1,7 +1,6 @@
 """Where tensors lie: freed memory is kept on a CPU, and what a step draws goes to another device in one copy."""
 
 import ctypes
-from itertools import accumulate
 
 import torch
 
@@ -46,10 +45,10 @@ def send(tensors, device):
     """
     if device.type == "cpu":
         return list(tensors)
-    sizes = [-(-t.nbytes // 8) * 8 for t in tensors]  # every type may begin at a multiple of 8 bytes
+    # Every type begins at a multiple of 8 bytes.
+    sizes = [size for t in tensors for size in (t.nbytes, -t.nbytes % 8)]
     buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    places = [buffer[end - size :][: t.nbytes] for end, size, t in zip(accumulate(sizes), sizes, tensors, strict=True)]
-    for place, t in zip(places, tensors, strict=True):
+    for place, t in zip(buffer.split(sizes)[::2], tensors, strict=True):
         place.view(t.dtype).view(t.shape).copy_(t)
-    parts = buffer.to(device, non_blocking=True).split(sizes)
-    return [part[: t.nbytes].view(t.dtype).view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+    parts = buffer.to(device, non_blocking=True).split(sizes)[::2]
+    return [part.view(t.dtype).view(t.shape) for part, t in zip(parts, tensors, strict=True)]

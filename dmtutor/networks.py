@@ -62,7 +62,7 @@ class Network(nn.Module):
                 if isinstance(layer, NORM_LAYERS):
                     value.fill_(name == "weight")
                 else:
-                    bound = 1 / math.sqrt(layer.weight[0].numel())
+                    bound = 1 / math.sqrt(layer.weight.shape[1:].numel())
                     value.uniform_(-bound, bound, generator=generator)
                 drawn.append(value)
         return drawn
@@ -70,7 +70,7 @@ class Network(nn.Module):
     @torch.no_grad()
     def load_parameters(self, values):
         """Take values as :meth:`draw_parameters` gives them, on the network's device or on the CPU."""
-        torch._foreach_copy_(list(self.parameters()), list(values))
+        torch._foreach_copy_(list(self.parameters()), values)
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.reset_running_stats()

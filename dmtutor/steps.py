@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 
 from ._version import __version__
-from .augmentation import SiameseAugment
+from .augmentation import Draws, SiameseAugment
 from .checks import check_fraction, check_one_of, check_positive, check_step_size
 from .coresets import random_subset
 from .data import check_ipc
@@ -189,13 +189,19 @@ class Steps:
         """
         raise NotImplementedError
 
-    def draw(self, c):
-        """This iteration's real batch of class c, (B, C, H, W), and its augmentation ω."""
+    def draw(self, *classes):
+        """This iteration's real batches of these classes, one after the other, (Σ B, C, H, W), and an augmentation ω
+        for each."""
         if self.images.device.type == "cpu":
-            rows, omega = self._sample(c, self.iteration)
+            draws = [self._sample(c, self.iteration) for c in classes]
         else:
-            rows, omega = self.sent.draws[c]
-        return self.real.images[rows], omega
+            draws = [self.sent.draws[c] for c in classes]
+        rows, omegas = zip(*draws, strict=True)
+        return self.real.images[torch.cat(rows)], Draws.join(omegas)
+
+    def batch_size(self, c):
+        """Real images of class c in a step."""
+        return min(self.config.batch_real, len(self.rows_of_class[c]))
 
     def _sample(self, c, iteration):
         """The rows of class c that an iteration sees, (B,), and the augmentation, on the CPU."""
@@ -214,16 +220,17 @@ class Steps:
     def send(self, iteration):
         """Draw all that an iteration draws and send it to the device, which may still be at work on the one before."""
         rows, omegas = zip(*(self._sample(c, iteration) for c in self.classes), strict=True)
-        weights = self.weights(iteration)
-        arrived = send([*rows, *(omega.u.to(self.images.dtype) for omega in omegas), *weights], self.images.device)
-        n = len(rows)
-        omegas = [replace(omega, u=u) for omega, u in zip(omegas, arrived[n:], strict=False)]
-        self._sent = Sent(iteration, dict(zip(self.classes, zip(arrived, omegas, strict=False), strict=False)),
-                          arrived[2 * n :])  # fmt: skip
+        omega, weights = Draws.join(omegas), self.draw_weights(iteration)
+        everything = torch.cat(rows), omega.u.to(self.images.dtype), torch.cat([w.flatten() for w in weights])
+        all_rows, u, flat = send(everything, self.images.device)
+        parts = zip(all_rows.split([len(r) for r in rows]), replace(omega, u=u).split(), strict=True)
+        flat = flat.split([w.numel() for w in weights])
+        weights = [part.view(w.shape) for part, w in zip(flat, weights, strict=True)]
+        self._sent = Sent(iteration, dict(zip(self.classes, parts, strict=True)), weights)
 
-    def weights(self, iteration):
-        """Weights that an iteration draws, on the CPU: none here."""
-        return []
+    def draw_weights(self, iteration):
+        """Weights that an iteration draws for all classes, on the CPU: none here."""
+        return [torch.empty(0)]
 
     @property
     def step_size(self):
