@@ -96,7 +96,8 @@ def _fields():
         for f in fields(config_type):
             default = "by the data" if f.default is None else str(f.default)
             found.setdefault(f.name, (f.type, {}))[1].setdefault(default, []).append(method)
-    kinds = {bool: _boolean, int | None: _integer_or_none, int: int, float: float, float | None: float}
+    kinds = {bool: _boolean, int | None: _integer_or_none, int | str | None: _integer_or_word, int: int, float: float,
+             float | None: float}  # fmt: skip
     told = {
         name: "; ".join(
             default if len(methods) == len(METHODS) else f"{', '.join(methods)}: {default}"
@@ -124,6 +125,10 @@ def _evaluation_flags(command):
 
 def _integer_or_none(text):
     return None if text.lower() == "none" else int(text)
+
+
+def _integer_or_word(text):
+    return int(text) if text.removeprefix("-").isdigit() else None if text.lower() == "none" else text
 
 
 def _boolean(text):

@@ -86,7 +86,7 @@ class DMConfig(Config):
         if self.norm == "batch":
             fill(self, block="all")
             if self.block != "all":
-                raise ValueError("block must be 'all' for norm='batch': its statistics couple the images of all classes")
+                raise ValueError("block must be 'all' for norm='batch': its statistics couple all classes' images")
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
@@ -196,8 +196,9 @@ def default_block(config, real):
     if real.images.device.type == "cpu":
         return 16
     images = len(real.classes) * max(config.batch_real, config.ipc)
-    largest = config.width * real.images[0, 0].numel() * real.images.element_size()  # of a layer's outputs, per image
-    return "all" if images * largest <= 2**31 else "class"
+    height, width = real.images.shape[2:]
+    bytes_of_one = config.width * height * width * real.images.element_size()  # the output of the first layer
+    return "all" if images * bytes_of_one <= 2**31 else "class"
 
 
 class DMSteps(Steps):

@@ -135,7 +135,7 @@ class Recipe:
             options.update(depth=self.depth, activation=self.activation, pooling=self.pooling)
         return MODELS[self.model](
             channels=images.shape[1], image_size=images.shape[2:], classes=classes, generator=generator, **options
-        ).to(images, memory_format=torch.channels_last)
+        ).to(images[:0], memory_format=torch.channels_last)
 
 
 @threads.one()

@@ -146,14 +146,14 @@ class Steps:
             channels=real.images.shape[1], image_size=real.images.shape[2:], classes=len(real.classes),
             **config.architecture, generator=keyed_generator(root, "network", 0),
         ).requires_grad_(False)  # fmt: skip
-        self.network.to(real.images, memory_format=torch.channels_last)
+        self.network.to(real.images[:0], memory_format=torch.channels_last)
         draw = keyed_generator(root, "init")
         if config.init == "real":
             subset = random_subset(real, config.ipc, generator=draw)
             self.images, self.labels = subset.images.clone(), subset.labels
         else:
             shape = (len(real.classes) * config.ipc, *real.images.shape[1:])
-            self.images = torch.randn(shape, generator=draw).to(real.images)
+            self.images = torch.randn(shape, generator=draw).to(real.images[:0])
             self.labels = torch.arange(len(real.classes), device=self.images.device).repeat_interleave(config.ipc)
         self.momentum = torch.zeros_like(self.images)
 
@@ -223,7 +223,9 @@ class Steps:
         omega, weights = Draws.join(omegas), self.draw_weights(iteration)
         everything = torch.cat(rows), omega.u.to(self.images.dtype), torch.cat([w.flatten() for w in weights])
         all_rows, u, flat = send(everything, self.images.device)
-        parts = zip(all_rows.split([len(r) for r in rows]), replace(omega, u=u).split(), strict=True)
+        if isinstance(self.real.images, torch.Tensor):  # what is on disk is read with the rows of the CPU
+            rows = all_rows.split([len(r) for r in rows])
+        parts = zip(rows, replace(omega, u=u).split(), strict=True)
         flat = flat.split([w.numel() for w in weights])
         weights = [part.view(w.shape) for part, w in zip(flat, weights, strict=True)]
         self._sent = Sent(iteration, dict(zip(self.classes, parts, strict=True)), weights)

@@ -328,6 +328,10 @@ class DDSteps(Steps):
             "log_square": log_square,
         }  # fmt: skip
 
+    def loss_and_gradient(self):
+        """The loss and its gradient by the pixels alone, see :meth:`loss_and_gradients`."""
+        return tuple(self.loss_and_gradients()[:2])
+
     def loss_and_gradients(self):
         """The objective under this iteration's draws, averaged over starts.
 

@@ -43,7 +43,7 @@ class Watch(TorchDispatchMode):
             self.dispatched += 1
             mixed = len({x.device for x in given}) > 1
             assert not mixed or function in COPIES, f"{function} of tensors on two devices"
-            self.copied += mixed or function is torch.ops.aten._to_copy.default and given[0].device != META
+            self.copied += mixed or (function is torch.ops.aten._to_copy.default and given[0].device != META)
         return result
 
 
