@@ -12,7 +12,7 @@ CHUNK = 10_000  # images that are read at once where all are
 
 @dataclass(frozen=True, eq=False)
 class MappedImages:
-    """What :attr:`LabeledImages.images <dmtutor.LabeledImages>` holds where the images are more than memory should be.
+    """The images of :class:`~dmtutor.LabeledImages` where they are more than should be in memory.
 
     ``images[rows]`` is a tensor, normalised, the same bits as from images that are in memory; nothing else is read.
     Shape, dtype and device are those of the tensors.

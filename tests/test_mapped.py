@@ -67,7 +67,8 @@ def test_a_part_stays_on_disk_and_a_choice_is_in_memory(both):
     again, _ = disk.split(0.25, generator=seeded())[0].split(0.5, generator=seeded(1))
     theirs, _ = memory.split(0.25, generator=seeded())[0].split(0.5, generator=seeded(1))
     assert torch.equal(again.images[:], theirs.images)
-    for choose in (lambda d: random_subset(d, 2, generator=seeded()), lambda d: herding(d, 2), lambda d: k_center(d, 2)):
+    for choose in (lambda d: random_subset(d, 2, generator=seeded()), lambda d: herding(d, 2),
+                   lambda d: k_center(d, 2)):  # fmt: skip
         assert torch.equal(choose(disk).images, choose(memory).images)
 
 
@@ -93,7 +94,7 @@ def test_a_run_is_the_same_to_the_bit(both, method):
 
 
 def test_training_and_scores_are_the_same_to_the_bit(both):
-    memory, disk = both
+    memory, _ = both
     recipe = Recipe(steps=3, width=4, depth=2, batch_size=8)
     images = memory.images[:5]
     networks = [train_network(data, recipe=recipe, generator=seeded()) for data in both]
@@ -143,7 +144,7 @@ def test_a_large_folder_is_decoded_once(folder, tmp_path, monkeypatch, capsys):
 
 def test_a_folder_that_changed_is_decoded_anew(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "IN_MEMORY", 0)
-    train, _ = load(folder, root=tmp_path)
+    load(folder, root=tmp_path)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(next((folder / "class 0").iterdir()))
     parts = load(folder, root=tmp_path)
     assert sum(float(part.pixels.flatten(1).abs().amax(1).min()) < 1e-6 for part in parts) == 1
@@ -170,7 +171,8 @@ torch.set_num_threads(1)
 pixels = np.load(sys.argv[1], mmap_mode='r')
 images = MappedImages(pixels, torch.full((3,), 0.5), torch.ones(3))
 labels = torch.arange(len(images)) % 100
-real = LabeledImages(images=images, labels=labels, classes=tuple(map(str, range(100))), mean=images.mean, std=images.std)
+real = LabeledImages(images=images, labels=labels, classes=tuple(map(str, range(100))), mean=images.mean,
+                     std=images.std)
 before = start_peak()
 steps = dm_steps(real, config=DMConfig(ipc=1, batch_real=2, width=8), generator=torch.Generator().manual_seed(0))
 next(steps)
