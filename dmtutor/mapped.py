@@ -46,9 +46,13 @@ class MappedImages:
     ndim = 4
 
     def __post_init__(self):
+        self._advise("MADV_RANDOM")  # rows are read here and there: the system should not read on
+
+    def _advise(self, advice):
+        """Tell the system how a mapped file is used, where it listens."""
         file = getattr(self.pixels, "_mmap", None)
-        if file is not None and hasattr(file, "madvise"):
-            file.madvise(mmap.MADV_RANDOM)  # rows are read here and there: the system should not read on
+        if file is not None and self.pixels.mode == "r" and hasattr(mmap, advice):
+            file.madvise(getattr(mmap, advice))
 
     def __len__(self):
         return len(self.pixels) if self.rows is None else len(self.rows)
@@ -69,6 +73,7 @@ class MappedImages:
         if self.rows is not None:
             rows = self.rows[rows]
         read = torch.from_numpy(np.array(self.pixels[rows])).to(self.device)
+        self._advise("MADV_DONTNEED")  # it stays in the system's cache, and does not count as this process's memory
         mean, std = (values.to(self.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return read.to(torch.float32).div_(255).sub_(mean).div_(std).to(self.dtype)
 
