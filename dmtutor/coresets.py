@@ -47,9 +47,9 @@ def random_subset(real, ipc, *, generator):
     check_ipc(real, ipc)
     check_generator(generator)
     chosen = []
-    for c, count in enumerate(real.counts.tolist()):
-        order = torch.randperm(count, generator=generator)[:ipc]
-        chosen.append((real.labels == c).nonzero()[:, 0][order.to(real.labels.device)])
+    for rows in real.rows_of_class:
+        order = torch.randperm(len(rows), generator=generator)[:ipc]
+        chosen.append(rows[order.to(rows.device)])
     return real.select(torch.cat(chosen))
 
 
@@ -261,8 +261,7 @@ def choose(real, ipc, order, embed):
     if embed is not None and not callable(embed):
         raise TypeError(f"embed must be callable, (n, C, H, W) → (n, d'); got {embed!r}")
     chosen = []
-    for c in range(len(real.classes)):
-        rows = (real.labels == c).nonzero()[:, 0]
+    for rows in real.rows_of_class:
         chosen.append(rows[order(embedded(real.images[rows], embed), ipc)])
     return real.select(torch.cat(chosen))
 

@@ -97,6 +97,11 @@ class LabeledImages:
         return torch.bincount(self.labels, minlength=len(self.classes))
 
     @property
+    def rows_of_class(self):
+        """Which images are of each class, in their order: K tensors (n_c,), int64."""
+        return self.labels.argsort(stable=True).split(self.counts.tolist())
+
+    @property
     def pixels(self):
         """Images × std + mean: Tensor, (n, C, H, W), in [0, 1] for real images. Not clamped."""
         return self.images[:] * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
@@ -134,7 +139,8 @@ class LabeledImages:
             raise ValueError(f"fraction must be between 0 and 1, exclusive; got {fraction!r}")
         check_generator(generator)
         rest, part = [], []
-        for c, count in enumerate(self.counts.tolist()):
+        for c, rows in enumerate(self.rows_of_class):
+            count = len(rows)
             order = torch.randperm(count, generator=generator)
             cut = round(fraction * count)
             if not 0 < cut < count:
@@ -142,7 +148,7 @@ class LabeledImages:
                     f"fraction must leave images of every class on both sides; {fraction} of the {count} images "
                     f"of class {self.classes[c]!r} is {cut}"
                 )
-            indices = (self.labels == c).nonzero()[:, 0].cpu()[order]
+            indices = rows.cpu()[order]
             part.append(indices[:cut])
             rest.append(indices[cut:])
         return tuple(self._part(torch.cat(side).sort().values.to(self.labels.device)) for side in (rest, part))

@@ -202,8 +202,8 @@ def default_block(config, real):
 
 
 class DMSteps(Steps):
-    """The iterator that :func:`dm_steps` returns. Its state is (configuration, root, iteration, pixels, momentum),
-    and the running average if there is one.
+    """The iterator that :func:`~dmtutor.dm_steps` returns. Its state is (configuration, root, iteration, pixels,
+    momentum), and the running average if there is one.
 
     Another method of the family replaces one of four short members: :meth:`draw_weights`, :meth:`decode`,
     :meth:`view`, :meth:`distance`. Blocks, parts of the classes, threads and processes, resuming and equal bits are the

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 CPU = torch.device("cpu")
+ROWS = 64  # images here and there that are read at once
 CHUNK = 10_000  # images that are read at once where all are
 
 
@@ -72,10 +73,18 @@ class MappedImages:
             rows = rows.cpu().numpy()
         if self.rows is not None:
             rows = self.rows[rows]
-        read = torch.from_numpy(np.array(self.pixels[rows])).to(self.device)
-        self._advise("MADV_DONTNEED")  # it stays in the system's cache, and does not count as this process's memory
+        read = torch.from_numpy(self._read(rows)).to(self.device)
         mean, std = (values.to(self.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return read.to(torch.float32).div_(255).sub_(mean).div_(std).to(self.dtype)
+
+    def _read(self, rows):
+        """A copy of these pixels, some at a time: what was read stays in the system's cache, and is not this
+        process's memory any more."""
+        if isinstance(rows, np.ndarray) and rows.dtype != bool and len(rows) > ROWS:
+            return np.concatenate([self._read(part) for part in np.split(rows, range(ROWS, len(rows), ROWS))])
+        read = np.array(self.pixels[rows])
+        self._advise("MADV_DONTNEED")
+        return read
 
     def split(self, size):
         """The images in parts of ``size``, read one after the other."""

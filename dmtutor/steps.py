@@ -137,8 +137,7 @@ class Steps:
 
     def __init__(self, real, config, root):
         self.config, self.root, self.iteration, self.real = config, root, 0, real
-        # Rows instead of images: no second copy of the data. On the CPU, where they are drawn.
-        self.rows_of_class = real.labels.argsort(stable=True).cpu().split(real.counts.tolist())
+        self.rows_of_class = [rows.cpu() for rows in real.rows_of_class]  # they are drawn on the CPU
         self.classes = range(len(real.classes))
         self._sent = Sent(None, {}, [])
         self.augment = SiameseAugment(config.augment)
