@@ -7,6 +7,7 @@ for points, `herding_order` and `k_center_order`, applied to the pixels or to an
 import torch
 
 from .checks import check_generator, check_positive
+from .data import check_ipc
 from .mmd import check_points
 
 BLOCK = 100  # images that are embedded at once
@@ -46,9 +47,9 @@ def random_subset(real, ipc, *, generator):
     check_ipc(real, ipc)
     check_generator(generator)
     chosen = []
-    for c, count in enumerate(real.counts.tolist()):
-        order = torch.randperm(count, generator=generator)[:ipc]
-        chosen.append((real.labels == c).nonzero()[:, 0][order.to(real.labels.device)])
+    for rows in real.rows_of_class:
+        order = torch.randperm(len(rows), generator=generator)[:ipc]
+        chosen.append(rows[order.to(rows.device)])
     return real.select(torch.cat(chosen))
 
 
@@ -260,8 +261,7 @@ def choose(real, ipc, order, embed):
     if embed is not None and not callable(embed):
         raise TypeError(f"embed must be callable, (n, C, H, W) → (n, d'); got {embed!r}")
     chosen = []
-    for c in range(len(real.classes)):
-        rows = (real.labels == c).nonzero()[:, 0]
+    for rows in real.rows_of_class:
         chosen.append(rows[order(embedded(real.images[rows], embed), ipc)])
     return real.select(torch.cat(chosen))
 
@@ -283,11 +283,3 @@ def embedded(images, embed):
             raise ValueError("embed must return finite numbers; got NaN or infinite ones")
         blocks.append(points)
     return torch.cat(blocks)
-
-
-def check_ipc(real, ipc):
-    """Raise a ValueError if ``ipc`` images can't be had of every class."""
-    check_positive("ipc", ipc)
-    fewest, c = real.counts.min(0)
-    if ipc > fewest:
-        raise ValueError(f"ipc must be at most {fewest}, the images of class {real.classes[c]!r}; got {ipc}")
