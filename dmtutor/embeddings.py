@@ -90,9 +90,10 @@ class RandomConvNets:
     .. math:: k_\psi(x, y) = \frac{1}{R} \sum_r \langle\psi_{\vartheta_r}(x), \psi_{\vartheta_r}(y)\rangle
         \;\approx\; \mathbb{E}_\vartheta \langle\psi_\vartheta(x), \psi_\vartheta(y)\rangle
 
-    Under this kernel MMD² is the mean over the networks of ‖Δ‖², the squared distance of mean embeddings, which
-    distribution matching minimises. ``nets[r]`` is the r-th network: a `dmtutor.ConvNet`, made when it is asked
-    for and always the same, so without gradients R networks take no more memory than one.
+    Under this kernel MMD² is the mean over the networks of ‖Δ‖², the squared distance of mean embeddings: for one
+    class, and without augmentation, the loss of distribution matching. ``nets[r]`` is the r-th network: a
+    `dmtutor.ConvNet`, made when it is asked for and always the same, so without gradients R networks take no more
+    memory than one.
 
     Parameters
     ----------

@@ -87,7 +87,7 @@ class ConvNet(Network):
 
     At its defaults it is the network of the dataset condensation papers: three blocks of width 128,
     "instance norm" (a ``GroupNorm`` with one channel per group, affine), ReLU, average pooling, and PyTorch's
-    default initialisation. Images of 28×28 are padded to 32×32 by the first convolution, as there.
+    default initialisation. On images of 28×28 the first convolution pads by three, as there: its maps are 32×32.
 
     Parameters
     ----------
