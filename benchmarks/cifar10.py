@@ -35,13 +35,12 @@ from dmtutor import (
     dm_steps,
     evaluate,
     files,
-    keyed_generator,
     load,
     random_subset,
     results,
     train_network,
 )
-from dmtutor.condensation import METHODS
+from dmtutor.condensation import METHODS, saved
 
 FALLING = {"schedule": "linear"}
 LARGE = {"lr_img": 0.5, **FALLING}  # for DC and DSA, as the library has it; the published step is 0.1 and constant
@@ -111,19 +110,17 @@ def condense(real, name, seed, folder):
         run = files.read(path, keys=run)
         steps.load_state_dict(run["state"])
 
-    def save():
-        files.write({**run, "state": steps.state_dict()}, path)
+    start = time.process_time() - run["seconds"]
 
-    saved, start = time.monotonic(), time.process_time() - run["seconds"]
-    for step in steps:
+    def save():
+        run["seconds"] = time.process_time() - start
+        files.write({**run, "state": steps.state_dict()}, path)
+        print(f"{name}, seed {seed}: {steps.iteration} of {len(steps)}, {run['seconds']:.0f} s", flush=True)
+
+    for step in saved(steps, save):
         run["losses"].append(float(step.loss))
         if step.iteration in SNAPSHOTS:
             run["snapshots"][step.iteration] = steps.images.half()
-        if step.iteration == len(steps) or time.monotonic() - saved > 60:
-            run["seconds"] = time.process_time() - start
-            save()
-            saved = time.monotonic()
-            print(f"{name}, seed {seed}: {step.iteration} of {len(steps)}, {run['seconds']:.0f} s", flush=True)
 
 
 def made(folder, name, seed):
@@ -137,7 +134,7 @@ def noise_floor(real, config, networks=4, images=256):
     steps = dm_steps(real, config=config, generator=seeded(0))
     floors = []
     for steps.iteration in range(networks):
-        steps.network.reset_parameters(generator=keyed_generator(steps.root, "network", steps.iteration))
+        steps.network.load_parameters(steps.draw_weights(steps.iteration))
         with torch.no_grad():
             parts = [steps.augment.apply(*steps.draw(c)).split(16) for c in steps.classes]
             spread = [torch.cat([steps.embed(x) for x in part]).var(0).sum() for part in parts]

@@ -31,8 +31,8 @@ import dmtutor
 from dmtutor import DMConfig, dm_steps, from_arrays
 
 VARIANTS = {  # name: changes to the published setting
-    "one forward of all classes": {"block": None},
-    "one forward of all classes, all memory kept": {"block": None},
+    "one forward of all classes": {"block": "all"},
+    "one forward of all classes, all memory kept": {"block": "all"},
     "class by class": {"block": 256},
     "class by class, memory given back": {"block": 256},
     "blocks of 16": {"block": 16},

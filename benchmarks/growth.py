@@ -2,24 +2,32 @@
 
     python benchmarks/growth.py ipc classes size      # 12 minutes of one core; 5 GB
     python benchmarks/growth.py processes             # a minute of a quiet machine
+    python benchmarks/growth.py disk                  # 10 minutes of one core; 16 GB of temporary files
 
 ConvNet-128, six operations, 16 real images of each class in a step, noise for images. "blocks" is the default: at most
 16 images of one class in the network at a time. "plain" puts all images of all classes through at once. Every row is
 measured in a process of its own, one thread, after a first step that is not counted: processor seconds of a step, the
 median of three, and the peak of resident memory above what the process held with the data (Linux). The rows of
-``processes`` have seconds on the clock, and one of them two threads. Results go to dmtutor/results/growth.json.
+``processes`` have seconds on the clock, and one of them two threads. In the rows of ``disk`` 1,300 real images of each
+class lie in a file, 8 bits a number; these rows also say what it takes to start. Results go to
+dmtutor/results/growth.json.
 """
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from store import Table, peak_above, seeded, start_peak
 
-from dmtutor import DMConfig, dm_steps, from_arrays, sharding
+from dmtutor import DMConfig, LabeledImages, dm_steps, from_arrays, sharding
+from dmtutor.mapped import MappedImages
 
 BATCH = 16
 DEPTH = {28: 3, 32: 3, 48: 3, 64: 4, 96: 4, 128: 5}
@@ -31,6 +39,7 @@ SETTINGS = {
         *({"size": 64, "classes": classes, "variant": "plain"} for classes in (10, 30)),  # with 100 it would need 10 GB
     ],
     "size": [{"size": size} for size in DEPTH],
+    "disk": [{"size": 64, "classes": classes, "on_disk": 1300} for classes in (10, 200, 1000)],
     "processes": [{"ipc": 10, "processes": n, "threads": threads} for n, threads in ((1, 1), (2, 1), (1, 2))],
 }
 
@@ -43,16 +52,42 @@ def images(ipc, classes, size):
 
 def make_steps(real, ipc, variant, classes=None):
     config = DMConfig.reference(
-        ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=16 if variant == "blocks" else None,
+        ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=16 if variant == "blocks" else "all",
         augment="color_crop_cutout_flip_scale_rotate",
     )  # fmt: skip
     return dm_steps(real, config=config, generator=seeded(0), classes=classes)
 
 
-def one_process(ipc, classes, size, variant):
-    real = images(ipc, classes, size)
-    before = start_peak()
-    steps = make_steps(real, ipc, variant)
+def written(classes, size, on_disk, folder):
+    """A file of noise, so many images of each class."""
+    path, chunk = Path(folder) / "x.npy", np.random.default_rng(0).integers(0, 256, (classes, 3, size, size), np.uint8)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(on_disk * classes, *chunk.shape[1:])).flush()
+    with path.open("r+b") as file:
+        file.seek(-on_disk * chunk.nbytes, os.SEEK_END)
+        for _ in range(on_disk):
+            file.write(chunk.tobytes())
+    return path
+
+
+def mapped(path, classes):
+    pixels, half = np.load(path, mmap_mode="r"), torch.full((3,), 0.5)
+    return LabeledImages(
+        images=MappedImages(pixels, half, half), labels=torch.arange(len(pixels)) % classes,
+        classes=tuple(map(str, range(classes))), mean=half, std=half,
+    )  # fmt: skip
+
+
+def one_process(ipc, classes, size, variant, on_disk=None):
+    with tempfile.TemporaryDirectory() as folder:
+        path = on_disk and written(classes, size, on_disk, folder)
+        real = None if on_disk else images(ipc, classes, size)
+        before, start = start_peak(), time.perf_counter()
+        steps = make_steps(real or mapped(path, classes), ipc, variant)
+        start = {"start": round(time.perf_counter() - start, 2)} if on_disk else {}
+        return start | measured(steps, before)
+
+
+def measured(steps, before):
     next(steps)
     seconds = []
     for _ in range(3):

@@ -10,8 +10,8 @@ import torch
 from . import __version__, files, sharding
 from .checks import check_positive, check_seed
 from .condensation import METHODS, condense
-from .coresets import check_ipc, random_subset
-from .data import NAMES, LabeledImages, load
+from .coresets import random_subset
+from .data import NAMES, LabeledImages, check_ipc, load
 from .evaluation import Recipe, evaluate
 
 RECIPES = {"quick": Recipe, "reference": Recipe.reference}
@@ -94,9 +94,10 @@ def _fields():
     found = {}
     for method, (config_type, _) in METHODS.items():
         for f in fields(config_type):
-            default = "by ipc and data" if f.default is None else str(f.default)
+            default = "by the data" if f.default is None else str(f.default)
             found.setdefault(f.name, (f.type, {}))[1].setdefault(default, []).append(method)
-    kinds = {bool: _boolean, int | None: _integer_or_none, int: int, float: float, float | None: float}
+    kinds = {bool: _boolean, int | None: _integer_or_none, int | str | None: _integer_or_word, int: int, float: float,
+             float | None: float}  # fmt: skip
     told = {
         name: "; ".join(
             default if len(methods) == len(METHODS) else f"{', '.join(methods)}: {default}"
@@ -124,6 +125,10 @@ def _evaluation_flags(command):
 
 def _integer_or_none(text):
     return None if text.lower() == "none" else int(text)
+
+
+def _integer_or_word(text):
+    return int(text) if text.removeprefix("-").isdigit() else None if text.lower() == "none" else text
 
 
 def _boolean(text):

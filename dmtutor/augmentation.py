@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +41,9 @@ def cutout(x, u):
     inside = []
     for i, side in enumerate(x.shape[2:]):
         size = int(side / 2 + 0.5)
-        start = _integer(u[:, i], 0, side - size % 2) - size // 2  # the rectangle may hang over the edge
-        position = torch.arange(side, device=x.device)
-        inside.append((position >= start[:, None]) & (position < start[:, None] + size))
+        start = _integer(u[:, i, None], 0, side - size % 2) - size // 2  # the rectangle may hang over the edge
+        from_start = torch.arange(side, device=x.device) - start
+        inside.append(_within(from_start, size))
     hole = inside[0][:, :, None] & inside[1][:, None, :]  # (n, H, W)
     return x * ~hole[:, None]
 
@@ -100,6 +101,15 @@ class Draws:
 
     def __len__(self):
         return len(self.operation)
+
+    @classmethod
+    def join(cls, draws):
+        """Several draws, one after the other."""
+        return cls(torch.cat([d.operation for d in draws]), torch.cat([d.u for d in draws]))
+
+    def split(self):
+        """The draws one by one: a list."""
+        return list(map(Draws, self.operation.split(1), self.u.split(1)))
 
 
 class SiameseAugment:
@@ -192,13 +202,23 @@ class SiameseAugment:
             raise ValueError(f"draws must be as many as a divisor of the number of images, {n}; got {k}")
         if not self.operations:
             return x
-        operation = draws.operation.repeat_interleave(n // k)
-        u = draws.u.repeat_interleave(n // k, dim=0).to(x)
-        present = draws.operation.unique().tolist()
-        if len(present) == 1:
-            return self.operations[present[0]](x, u)
-        out = torch.empty_like(x)
-        for index in present:
-            rows = (operation == index).nonzero()[:, 0].to(x.device)
-            out = out.index_copy(0, rows, self.operations[index](x[rows], u[rows]))
-        return out
+        each = n // k
+        u = draws.u.to(x)[:, None].expand(-1, each, -1).flatten(0, 1)  # (n, 4)
+        # The images of one operation are brought together without an index, for which a GPU would wait.
+        runs = [(index, each * len(list(run))) for index, run in groupby(draws.operation.tolist())]
+        sizes = [size for _, size in runs]
+        images, numbers, out = _cut(x, sizes), _cut(u, sizes), [None] * len(runs)
+        for index in {index for index, _ in runs}:
+            places = [i for i, (other, _) in enumerate(runs) if other == index]
+            changed = self.operations[index](*(_cat([of[i] for i in places]) for of in (images, numbers)))
+            for i, part in zip(places, _cut(changed, [sizes[i] for i in places]), strict=True):
+                out[i] = part
+        return _cat(out)
+
+
+def _cat(parts):
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _cut(x, sizes):
+    return [x] if len(sizes) == 1 else x.split(sizes)

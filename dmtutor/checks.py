@@ -22,6 +22,20 @@ def check_step_size(name, value):
         raise ValueError(f"{name} must be positive; got {value!r}")
 
 
+def check_fraction(name, value):
+    """Raise a ValueError if ``value`` is not a number in [0, 1)."""
+    check_number(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1); got {value!r}")
+
+
+def fill(config, **defaults):
+    """Give fields of a frozen dataclass that are None their defaults."""
+    for name, default in defaults.items():
+        if getattr(config, name) is None:
+            object.__setattr__(config, name, default)
+
+
 def check_one_of(name, value, known):
     """Raise a ValueError if ``value`` is not one of the names ``known``."""
     if value not in known:

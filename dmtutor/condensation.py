@@ -2,6 +2,7 @@
 
 import csv
 import time
+from contextlib import closing
 from dataclasses import fields, replace
 
 import torch
@@ -33,7 +34,8 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     ipc : int
         Images per class.
     seed : int
-        On a CPU the same seed gives the same bits.
+        On a CPU the same seed gives the same bits. A number, where functions that a program composes take a generator:
+        it stands in the set's ``meta``, for the one call or command that makes the set again.
     device : str or torch.device, optional
         Where to work; where ``train`` lies if left out.
     progress : bool
@@ -81,8 +83,8 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         raise TypeError(f"unknown field {', '.join(unknown)} of {config_type.__name__}; it has {', '.join(valid)}")
     config = config_type(ipc=ipc, **config_fields)
     options = {}
-    alone, first = sharding.processes() == 1, sharding.rank() == 0
-    if not alone:
+    first = sharding.rank() == 0
+    if sharding.processes() > 1:
         if method != "dm":
             raise ValueError(f"method must be dm where processes share the work; got {method!r}")
         options["classes"] = sharding.share(len(train.classes))
@@ -95,31 +97,52 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         history = files.check_output(history, "history")
 
     rows = History(history, steps.iteration) if history is not None and first else None
-    saved = time.monotonic()
     images = len(train.classes) * (config.batch_real + ipc)  # in a step
     bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
-    with bar, sharding.interrupts_deferred(checkpoint is not None) as interrupted:
-        try:
-            for step in steps:
-                bar.update()
-                if step.iteration % 10 == 0 and (progress or history is not None):
-                    loss, rate = float(sharding.gather(step.loss[None]).sum()), bar.format_dict["rate"] or 0
-                    bar.set_postfix_str(f"loss {loss:.4g}, {rate * images:.0f} images/s", refresh=False)
-                    if rows is not None:
-                        rows.add(step.iteration, loss)
-                if checkpoint is not None:
-                    due, stop = sharding.any_of(time.monotonic() - saved > 60, bool(interrupted))
-                    if due or stop:
-                        save_run(steps, checkpoint)
-                        saved = time.monotonic()
-                    if stop:
-                        raise KeyboardInterrupt
-        finally:
-            if checkpoint is not None and (alone or steps.iteration == len(steps)):
-                save_run(steps, checkpoint)
+    run = (step for step in steps) if checkpoint is None else saved(steps, lambda: save_run(steps, checkpoint))
+    with bar, closing(run):
+        for step in run:
+            bar.update()
+            if step.iteration % 10 == 0 and (progress or history is not None):
+                loss, rate = float(sharding.gather(step.loss[None]).sum()), bar.format_dict["rate"] or 0
+                bar.set_postfix_str(f"loss {loss:.4g}, {rate * images:.0f} images/s", refresh=False)
+                if rows is not None:
+                    rows.add(step.iteration, loss)
     synthetic = steps.synthetic
     images, labels = sharding.gather(synthetic.images), sharding.gather(synthetic.labels)
     return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": seed})
+
+
+def saved(steps, save, *, every=60):
+    """The steps of a run, with its state saved once a minute, at the end, and when something stops it.
+
+    Parameters
+    ----------
+    steps : Steps
+    save : callable
+        Writes what there is; called without arguments between two steps.
+    every : float
+        Seconds between two calls.
+
+    Yields
+    ------
+    Step
+        Close the generator (``contextlib.closing``) to have the state saved at once where the loop is left early.
+    """
+    last = time.monotonic()
+    with sharding.interrupts_deferred() as interrupted:
+        try:
+            for step in steps:
+                yield step
+                due, stop = sharding.any_of(time.monotonic() - last > every, bool(interrupted))
+                if due or stop:
+                    save()
+                    last = time.monotonic()
+                if stop:
+                    raise KeyboardInterrupt
+        finally:
+            if sharding.processes() == 1 or steps.iteration == len(steps):
+                save()
 
 
 def save_run(steps, path):

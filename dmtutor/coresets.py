@@ -7,6 +7,7 @@ for points, `herding_order` and `k_center_order`, applied to the pixels or to an
 import torch
 
 from .checks import check_generator, check_positive
+from .data import check_ipc
 from .mmd import check_points
 
 BLOCK = 100  # images that are embedded at once
@@ -283,11 +284,3 @@ def embedded(images, embed):
             raise ValueError("embed must return finite numbers; got NaN or infinite ones")
         blocks.append(points)
     return torch.cat(blocks)
-
-
-def check_ipc(real, ipc):
-    """Raise a ValueError if ``ipc`` images can't be had of every class."""
-    check_positive("ipc", ipc)
-    fewest, c = real.counts.min(0)
-    if ipc > fewest:
-        raise ValueError(f"ipc must be at most {fewest}, the images of class {real.classes[c]!r}; got {ipc}")

@@ -1,6 +1,7 @@
 """Labelled images, real or synthetic: one type, and the ways to get one."""
 
 import functools
+import json
 import os
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ import torch
 
 from . import files
 from .checks import check_generator, check_positive
+from .folders import read_folder, statistics_file
+from .mapped import MappedImages, mean_and_std
 
 EVERYTHING = "color_crop_cutout_flip_scale_rotate"
 AUGMENT = {  # a mirrored digit is no digit; MNIST's strategy is that of the published evaluation of gradient matching
@@ -33,7 +36,8 @@ class LabeledImages:
     Parameters
     ----------
     images : Tensor, (n, C, H, W), floating
-        Normalised: (pixel − mean) / std, pixels in [0, 1].
+        Normalised: (pixel − mean) / std, pixels in [0, 1]. Or :class:`~dmtutor.mapped.MappedImages`, which reads such
+        tensors from disk.
     labels : Tensor, (n,), int64
         In 0 … K−1.
     classes : tuple of str
@@ -95,7 +99,7 @@ class LabeledImages:
     @property
     def pixels(self):
         """Images × std + mean: Tensor, (n, C, H, W), in [0, 1] for real images. Not clamped."""
-        return self.images * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
+        return self.images[:] * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
 
     def of_class(self, c):
         """Images of class ``c``: Tensor, (m, C, H, W)."""
@@ -141,7 +145,13 @@ class LabeledImages:
             indices = (self.labels == c).nonzero()[:, 0].cpu()[order]
             part.append(indices[:cut])
             rest.append(indices[cut:])
-        return tuple(self.select(torch.cat(side).sort().values.to(self.labels.device)) for side in (rest, part))
+        return tuple(self._part(torch.cat(side).sort().values.to(self.labels.device)) for side in (rest, part))
+
+    def _part(self, rows):
+        """A large part of the set: what is on disk stays there."""
+        if isinstance(self.images, MappedImages):
+            return replace(self, images=self.images.select(rows), labels=self.labels[rows])
+        return self.select(rows)
 
     def to(self, device=None, dtype=None):
         """A copy on ``device``, with images, mean and std in ``dtype``."""
@@ -157,7 +167,9 @@ class LabeledImages:
         if self.classes != other.classes:
             ours, theirs = (", ".join(part.classes[:12]) for part in (self, other))
             raise ValueError(f"other must have the same classes; got {theirs} instead of {ours}")
-        mean, std = (t.to(self.images) for t in (other.mean, other.std))
+        mean, std = (t.to(self.mean) for t in (other.mean, other.std))
+        if isinstance(self.images, MappedImages):
+            return replace(self, images=replace(self.images, mean=mean, std=std), mean=mean, std=std)
         return replace(self, images=(self.pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), mean=mean, std=std)
 
     def save(self, path):
@@ -166,7 +178,8 @@ class LabeledImages:
         A flat dict of plain types and CPU tensors, with no date and no path inside:
         ``torch.load(path, weights_only=True)`` reads it without this library.
         """
-        cpu = {k: getattr(self, k).detach().cpu().contiguous() for k in ("images", "labels", "mean", "std")}
+        tensors = {"images": self.images[:], "labels": self.labels, "mean": self.mean, "std": self.std}
+        cpu = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
         # Views are cloned: torch.save would write the whole storage behind them.
         cpu = {k: v.clone() for k, v in cpu.items()}
         files.write({**cpu, "classes": list(self.classes), "meta": self.meta}, path)
@@ -204,13 +217,28 @@ def check_labels(labels, n, num_classes, name="labels"):
         )
 
 
+def check_ipc(real, ipc):
+    """Raise a ValueError if ``ipc`` images can't be had of every class."""
+    check_positive("ipc", ipc)
+    fewest, c = real.counts.min(0)
+    if ipc > fewest:
+        raise ValueError(f"ipc must be at most {fewest}, the images of class {real.classes[c]!r}; got {ipc}")
+
+
+def batches(n, batch_size, generator):
+    """Rows of batch after batch without end; each pass over the n images has a new order."""
+    while True:
+        yield from torch.randperm(n, generator=generator).split(batch_size)
+
+
 def from_arrays(x, y, *, classes=None, like=None):
     """Make a data set of your own arrays.
 
     Parameters
     ----------
     x : array or Tensor, (n, H, W), (n, H, W, C) or (n, C, H, W)
-        uint8 in 0 … 255, or floating in [0, 1]; C is 1 or 3.
+        uint8 in 0 … 255, or floating in [0, 1]; C is 1 or 3. An array of uint8 that is mapped from a file,
+        ``numpy.load(path, mmap_mode="r")``, stays there, and what a step needs is read as it is drawn.
     y : array or Tensor, (n,), integer
         In 0 … K−1.
     classes : sequence of str, optional
@@ -235,30 +263,35 @@ def from_arrays(x, y, *, classes=None, like=None):
     >>> train
     LabeledImages(2 images of 3×8×8, 2 classes)
     """
-    x, y = np.asarray(x), np.asarray(y)
+    on_disk = isinstance(x, np.memmap) and x.dtype == np.uint8
+    x, y = x if on_disk else np.asarray(x), np.asarray(y)
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise ValueError(f"x must be uint8, or floating in [0, 1]; got {x.dtype}")
     if y.dtype.kind not in "iu":
         raise ValueError(f"y must be integers; got {y.dtype}")
-    x, y = torch.tensor(x), torch.tensor(y.astype(np.int64))  # copies: neither array is changed or shared
+    y = torch.tensor(y.astype(np.int64))  # a copy: neither array is changed or shared
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[-1] in (1, 3):
-        x = x.movedim(-1, 1)
+        x = np.moveaxis(x, -1, 1)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not len(x):
         raise ValueError(
-            f"x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; got {tuple(x.shape)}"
+            f"x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; got {x.shape}"
         )
     if like is not None:
         if classes is not None:
             raise ValueError("classes must be left out where like is given: they are taken from it")
         if like.images.shape[1:] != x.shape[1:]:
-            raise ValueError(f"x must be images of {tuple(like.images.shape[1:])} as in like; got {tuple(x.shape[1:])}")
+            raise ValueError(f"x must be images of {tuple(like.images.shape[1:])} as in like; got {x.shape[1:]}")
         classes = like.classes
     if classes is None:
         classes = [str(c) for c in range(int(y.max()) + 1)] if len(y) else ["0"]
     check_labels(y, len(x), len(classes), name="y")
 
+    if on_disk:
+        mean, std = _statistics(x) if like is None else (like.mean.cpu(), like.std.cpu())
+        return _labelled(MappedImages(x, mean, std), y, classes, mean, std, like)
+    x = torch.tensor(x)
     if x.dtype == torch.uint8:
         images = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     else:
@@ -278,14 +311,20 @@ def from_arrays(x, y, *, classes=None, like=None):
     else:
         mean, std = like.mean.cpu(), like.std.cpu()
     images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
-    return LabeledImages(
-        images=images,
-        labels=y,
-        classes=tuple(str(c) for c in classes),
-        mean=mean,
-        std=std,
-        meta=dict(like.meta) if like is not None else {"augment": EVERYTHING},
-    )
+    return _labelled(images, y, classes, mean, std, like)
+
+
+def _statistics(x):
+    """Mean and deviation of 8-bit images in a file: those beside it, if it is a folder that was decoded."""
+    known = statistics_file(x.filename) if x.filename else None
+    if known and known.is_file() and known.parent.name == "folders":
+        return [torch.tensor(values) for values in json.loads(known.read_text()).values()]
+    return mean_and_std(x)
+
+
+def _labelled(images, labels, classes, mean, std, like):
+    meta = dict(like.meta) if like is not None else {"augment": EVERYTHING}
+    return LabeledImages(images=images, labels=labels, classes=tuple(map(str, classes)), mean=mean, std=std, meta=meta)
 
 
 def load(name="mnist5k", *, root=None, download=True, size=None):
@@ -300,7 +339,8 @@ def load(name="mnist5k", *, root=None, download=True, size=None):
         y_test`` and perhaps ``classes``; or of a folder of images, ``train/<class>/*`` beside ``test/<class>/*``
         (or ``val``), or just ``<class>/*``, of which every fifth image of a random order is the test part.
     root : path, optional
-        Where torchvision's files lie or are downloaded to; ``$DMTUTOR_DATA`` or ``~/.cache/dmtutor`` if left out.
+        Where torchvision's files lie or are downloaded to, and where a folder that takes more than a gigabyte is
+        decoded, once; ``$DMTUTOR_DATA`` or ``~/.cache/dmtutor`` if left out.
     download : bool
         Whether files that are missing may be downloaded. They appear in ``root`` whole or not at all.
     size : int, optional
@@ -328,16 +368,17 @@ def load(name="mnist5k", *, root=None, download=True, size=None):
     (LabeledImages(4000 images of 1×28×28, 10 classes), LabeledImages(1000 images of 1×28×28, 10 classes))
     """
     path = Path(name)
+    cache = Path(root or os.environ.get("DMTUTOR_DATA") or Path.home() / ".cache" / "dmtutor")
     if size is not None:
         check_positive("size", size)
     if name == "mnist5k":
         (x, y), (x_test, y_test), classes = _mnist5k()
     elif name in TORCHVISION:
-        (x, y), (x_test, y_test), classes = _torchvision(name, root, download)
+        (x, y), (x_test, y_test), classes = _torchvision(name, cache, download)
     elif path.suffix == ".npz":
         (x, y), (x_test, y_test), classes = _npz(path)
     elif name and path.is_dir():
-        (x, y), (x_test, y_test), classes = _folder(path, size)
+        (x, y), (x_test, y_test), classes = read_folder(path, size, cache)
     else:
         raise ValueError(
             f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got {str(name)!r}"
@@ -365,7 +406,6 @@ def _torchvision(name, root, download):
     import torchvision
 
     dataset = getattr(torchvision.datasets, TORCHVISION[name])
-    root = Path(root or os.environ.get("DMTUTOR_DATA") or Path.home() / ".cache" / "dmtutor")
 
     def read(folder, download=False):
         parts = []
@@ -413,43 +453,3 @@ def _npz(path):
         raise ValueError(
             f"{str(path)!r} must be an .npz file with arrays x_train, y_train, x_test, y_test; {error}"
         ) from error
-
-
-def _folder(path, size):
-    from PIL import Image, ImageOps
-    from torchvision.datasets import ImageFolder
-
-    def read(folder):
-        found = ImageFolder(folder)  # raises FileNotFoundError for a class without images, and says which
-        images = []
-        for file, _ in found.samples:
-            with Image.open(file) as image:
-                image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-                images.append(ImageOps.fit(image, (size, size)) if size else image.copy())
-        mode = "L" if all(image.mode == "L" for image in images) else "RGB"
-        shapes = {image.size for image in images}
-        if len(shapes) > 1:
-            raise ValueError(f"size is required: the images in {str(folder)!r} have {len(shapes)} different shapes")
-        arrays = np.stack([np.asarray(image.convert(mode)) for image in images])
-        return (arrays, np.asarray(found.targets)), found.classes
-
-    test = next((path / part for part in ("test", "val") if (path / part).is_dir()), None)
-    if (path / "train").is_dir() and not test:
-        raise ValueError(f"name must be a folder with test or val beside train; {str(path)!r} has neither")
-    if test:
-        train, classes = read(path / "train")
-        test, test_classes = read(test)
-        if classes != test_classes:
-            raise ValueError(f"name must be a folder whose train and test parts have the same classes; {str(path)!r}")
-        if train[0].ndim != test[0].ndim:
-            raise ValueError(f"name must be a folder of grey or of RGB images, not both; {str(path)!r}")
-        return train, test, classes
-    (x, y), classes = read(path)
-    order = np.random.RandomState(0).permutation(len(y))
-    test = np.zeros(len(y), dtype=bool)
-    for c in range(len(classes)):
-        of_class = order[y[order] == c]
-        if len(of_class) < 5:
-            raise ValueError(f"class {classes[c]!r} in {str(path)!r} must have at least 5 images to be split 80/20")
-        test[of_class[: len(of_class) // 5]] = True
-    return (x[~test], y[~test]), (x[test], y[test]), classes

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from . import threads
-from .checks import check_number, check_positive
+from .checks import check_fraction, check_positive, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -39,9 +39,11 @@ class DMConfig(Config):
         Strategy of :class:`~dmtutor.SiameseAugment`; the data set's own if None.
     width, depth, norm, activation, pooling
         The random network, see :class:`~dmtutor.ConvNet`.
-    block : int, optional
-        Images of one class that go through the network at once, at most. It bounds memory, and the result is the
-        same up to rounding. None puts all classes through at once, as ``norm="batch"`` needs.
+    block : int or {"class", "all"}, optional
+        What goes through the network at once: at most so many images of one class, all images of one class, or all of
+        all classes, as ``norm="batch"`` needs. It bounds memory, and the result is the same up to rounding. If None,
+        16 on a CPU, whose caches hold what a layer makes of them; elsewhere "all", where the output of a layer then
+        takes at most 2 GB, or "class".
     average : float
         In [0, 1). If not 0, the result is a running average of the images after each step, those of i steps ago
         weighted by its i-th power: less of the noise of single steps. Not in the published algorithm.
@@ -67,25 +69,24 @@ class DMConfig(Config):
     batch_real: int | None = None
     lr_img: float | None = None
     schedule: str = "linear"
-    block: int | None = 16
+    block: int | str | None = None
     average: float = 0.0
     compile: bool = False
 
     def __post_init__(self):
         check_positive("ipc", self.ipc)
-        for name, default in (("iterations", 1000 / self.ipc**0.5), ("batch_real", 4 * self.ipc**0.5)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, max(1, round(default)))  # the class is frozen
+        root = self.ipc**0.5
+        fill(self, iterations=max(1, round(1000 / root)), batch_real=max(1, round(4 * root)))
         super().__post_init__()
-        if self.block is not None:
-            check_positive("block", self.block)
-        check_number("average", self.average)
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average must be in [0, 1); got {self.average!r}")
+        if self.block not in (None, "class", "all") and (type(self.block) is not int or self.block < 1):
+            raise ValueError(f"block must be a positive integer, 'class' or 'all'; got {self.block!r}")
+        check_fraction("average", self.average)
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile must be True or False; got {self.compile!r}")
-        if self.norm == "batch" and self.block is not None:
-            raise ValueError("block must be None for norm='batch': its statistics couple the images of all classes")
+        if self.norm == "batch":
+            fill(self, block="all")
+            if self.block != "all":
+                raise ValueError("block must be 'all' for norm='batch': its statistics couple all classes' images")
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
@@ -106,21 +107,21 @@ class DMConfig(Config):
 
 
 def mean_distance(real, syn):
-    r"""The loss of one class: squared distance between mean embeddings.
+    r"""The loss of a class: squared distance between mean embeddings.
 
     .. math:: \Bigl\| \frac{1}{B} \sum_{i=1}^{B} \psi_\vartheta(x_i)
         - \frac{1}{M} \sum_{j=1}^{M} \psi_\vartheta(s_j) \Bigr\|^2
 
     Parameters
     ----------
-    real : Tensor, (B, d')
+    real : Tensor, (..., B, d')
         Embeddings of real images.
-    syn : Tensor, (M, d')
+    syn : Tensor, (..., M, d')
         Embeddings of synthetic images.
 
     Returns
     -------
-    Tensor, ()
+    Tensor, (...)
 
     References
     ----------
@@ -131,7 +132,7 @@ def mean_distance(real, syn):
     >>> mean_distance(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[1.0, 3.0]]))
     tensor(9.)
     """
-    return (real.mean(0) - syn.mean(0)).square().sum()
+    return (real.mean(-2) - syn.mean(-2)).square().sum(-1)
 
 
 def dm_steps(real, *, config, generator, classes=None):
@@ -177,8 +178,6 @@ def dm_steps(real, *, config, generator, classes=None):
     >>> steps.synthetic
     LabeledImages(10 images of 1×28×28, 10 classes)
     """
-    if classes is not None:
-        check_classes(classes, real, config)
     return start(DMSteps, DMConfig, real, config, generator, classes=classes)
 
 
@@ -187,29 +186,71 @@ def check_classes(classes, real, config):
     classes, known = list(classes), range(len(real.classes))
     if not classes or classes != [c for c in known if c in classes]:
         raise ValueError(f"classes must be ascending numbers of classes in 0 … {known[-1]}; got {classes}")
-    if len(classes) < len(known) and config.block is None:
-        raise ValueError("block must not be None where classes, or processes, share the work; got None")
+    together = config.block == "all" and (config.norm == "batch" or real.images.device.type == "cpu")
+    if len(classes) < len(known) and together:
+        raise ValueError("block must not be 'all' where classes, or processes, share the work")
+
+
+def default_block(config, real):
+    """The block for this device and these images."""
+    if real.images.device.type == "cpu":
+        return 16
+    images = len(real.classes) * max(config.batch_real, config.ipc)
+    height, width = real.images.shape[2:]
+    bytes_of_one = config.width * height * width * real.images.element_size()  # the output of the first layer
+    return "all" if images * bytes_of_one <= 2**31 else "class"
 
 
 class DMSteps(Steps):
     """The iterator that :func:`dm_steps` returns. Its state is (configuration, root, iteration, pixels, momentum),
-    and the running average if there is one."""
+    and the running average if there is one.
+
+    Another method of the family replaces one of four short members: :meth:`draw_weights`, :meth:`decode`,
+    :meth:`view`, :meth:`distance`. Blocks, parts of the classes, threads and processes, resuming and equal bits are the
+    engine's, and hold for all of them.
+    """
 
     def __init__(self, real, config, root, classes=None):
+        if classes is not None:
+            check_classes(classes, real, config)
         super().__init__(real, config, root)
         if config.lr_img is None:
-            self.config = replace(config, lr_img=512 * config.ipc / self.network.embedding_dim)
-        self.classes = list(range(len(real.classes)) if classes is None else classes)
-        own = torch.isin(self.labels, torch.tensor(self.classes).to(self.labels))
+            config = replace(config, lr_img=512 * config.ipc / self.network.embedding_dim)
+        if config.block is None:
+            config = replace(config, block=default_block(config, real))
+        self.config = config
+        self.classes = list(self.classes if classes is None else classes)
+        self.numbers = torch.tensor(self.classes).to(self.labels)
+        own = torch.isin(self.labels, self.numbers)
         self.images, self.labels, self.momentum = self.images[own], self.labels[own], self.momentum[own]
         if config.average:
             self.variables, self.average = (*self.variables, "average"), self.images.clone()
         self.embed = self._compiled() if config.compile else self.network.embed
 
+    def draw_weights(self, iteration):
+        """The network of an iteration: values for ``self.network.parameters()``, in their order, on the CPU."""
+        return self.network.draw_parameters(generator=keyed_generator(self.root, "network", iteration))
+
+    def decode(self, images):
+        """The images that the network sees for those that are kept: (m, C, H, W) → (r m, C, H, W), r in a row for each.
+
+        Differentiable.
+        """
+        return images
+
+    def view(self, images):
+        """What is compared, of augmented images: (m, C, H, W) → (m, d')."""
+        return self.embed(images)
+
+    def distance(self, real, syn, labels):
+        """The loss of k classes, whose numbers are ``labels``: (k, B, d'), (k, M, d'), (k,) → (k,)."""
+        return mean_distance(real, syn)
+
     def _compiled(self):
         """ψ for blocks of the sizes that every class has, translated; for others as it is, so nothing is translated
         twice."""
         ipc, batch, block = self.config.ipc, self.config.batch_real, self.config.block
+        block = {"class": max(ipc, batch), "all": None}.get(block, block)
         sizes = {min(n, block) for n in (ipc, batch)} | {n % block for n in (ipc, batch)} if block else None
         torch.compiler.reset()  # torch keeps few translations of a function: make room
         translated = torch.compile(self.network.embed, dynamic=False)
@@ -254,51 +295,59 @@ class DMSteps(Steps):
         loss : Tensor, ()
         gradient : Tensor, (n, C, H, W)
         """
-        self.network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration))
-        if self.config.block is None:
-            return self._match()
-        parts = zip(self.classes, self.images.split(self.config.ipc), strict=True)
-        losses, gradients = zip(*threads.each(self._match_in_blocks, parts, self.images.device), strict=True)
+        on_cpu = self.images.device.type == "cpu"
+        self.network.load_parameters(self.draw_weights(self.iteration) if on_cpu else self.sent.weights)
+        k, ipc = len(self.classes) if self.config.block == "all" else 1, self.config.ipc
+        classes = [self.classes[i : i + k] for i in range(0, len(self.classes), k)]
+        parts = zip(classes, self.numbers.split(k), self.images.split(k * ipc), strict=True)
+        matched = threads.each(self._match, parts, self.images.device)
+        losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
-    @threads.one()
-    def _match(self):
-        """Loss and gradient of all classes, in one forward pass of each side."""
-        syn = self.images.clone().requires_grad_()
-        reals, syns = [], []
-        for c, s in zip(self.classes, syn.split(self.config.ipc), strict=True):
-            batch, omega = self.draw(c)
-            reals.append(self.augment.apply(batch, omega))
-            syns.append(self.augment.apply(s, omega))
+    def _match(self, part):
+        """Loss and gradient of some classes and their images, with at most a block in the network at a time.
+
+        The loss needs the views of all images, and its gradient by one of them depends on the others. So if the
+        images are more than a block, their views are computed without a graph; from these the loss and its gradient by
+        the views; then each block once more, and the vector-Jacobian product of its views.
+        """
+        classes, labels, images = part
+        batch, omega = self.draw(*classes)
+        sizes = [self.batch_size(c) for c in classes]
         with torch.no_grad():
-            real_embeddings = self.embed(torch.cat(reals)).split([len(r) for r in reals])
-        syn_embeddings = self.embed(torch.cat(syns)).split(self.config.ipc)
-        loss = sum(map(mean_distance, real_embeddings, syn_embeddings))
-        (gradient,) = torch.autograd.grad(loss, syn)
+            real = torch.cat(list(map(self.view, self._blocks(self._augmented(batch, sizes, omega)))))
+        images = images.clone().requires_grad_()
+        decoded = self.decode(images)
+        m = len(decoded) // len(classes)
+        seen = self._augmented(decoded, [m] * len(classes), omega)
+        blocks = [x.detach().requires_grad_() for x in self._blocks(seen)]
+        with torch.set_grad_enabled(len(blocks) == 1):
+            views = list(map(self.view, blocks))
+        syn = torch.cat(views).detach().requires_grad_()
+        loss = self._loss(real, sizes, syn, labels)
+        (by_views,) = torch.autograd.grad(loss, syn)
+        by_seen = []
+        for x, by_view in zip(blocks, self._blocks(by_views), strict=True):
+            view = views.pop() if len(blocks) == 1 else self.view(x)
+            by_seen += torch.autograd.grad(view, x, by_view)
+        (gradient,) = torch.autograd.grad(seen, images, torch.cat(by_seen))
         return loss.detach(), gradient
 
-    def _match_in_blocks(self, part):
-        """Loss and gradient of one class and its images, with at most ``block`` images in the network at a time.
+    def _blocks(self, images):
+        """What goes through the network one after the other."""
+        return images.split(self.config.block) if isinstance(self.config.block, int) else [images]
 
-        The gradient of ‖Δ‖² in the images of a block needs Δ of all images: first Δ without a graph, then the
-        vector-Jacobian product of each block with 2Δ/M.
-        """
-        (c, syn), ipc, block = part, self.config.ipc, self.config.block
-        batch, omega = self.draw(c)
-        with torch.no_grad():
-            delta = -self._mean_embedding(batch, omega)
-            if ipc > block:
-                delta += self._mean_embedding(syn, omega)
-        gradients = []
-        for part in syn.split(block):
-            part = part.clone().requires_grad_()
-            embeddings = self.embed(self.augment.apply(part, omega))
-            if ipc <= block:
-                delta += embeddings.detach().mean(0)
-            gradients += torch.autograd.grad(embeddings, part, (2 / ipc * delta).expand_as(embeddings))
-        return delta.square().sum(), torch.cat(gradients)
+    def _augmented(self, images, sizes, omega):
+        """A(x, ω) of so many images of each class, one after the other."""
+        if len(set(sizes)) == 1:
+            return self.augment.apply(images, omega)
+        return torch.cat(list(map(self.augment.apply, images.split(sizes), omega.split())))
 
-    def _mean_embedding(self, images, omega):
-        """Mean of ψ(A(x, ω)) over the images, (d',), block by block."""
-        blocks = images.split(self.config.block)
-        return sum(self.embed(self.augment.apply(b, omega)).sum(0) for b in blocks) / len(images)
+    def _loss(self, real, sizes, syn, labels):
+        """The sum of the classes' losses: all at once where they have as many images."""
+        k = len(sizes)
+        syn = syn.unflatten(0, (k, -1))
+        if len(set(sizes)) == 1:
+            return self.distance(real.unflatten(0, (k, -1)), syn, labels).sum()
+        one_by_one = zip(real.split(sizes), syn.split(1), labels.split(1), strict=True)
+        return sum(self.distance(r[None], s, c).sum() for r, s, c in one_by_one)

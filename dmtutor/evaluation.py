@@ -12,11 +12,19 @@ from tqdm.auto import tqdm
 
 from . import threads
 from .augmentation import SiameseAugment
-from .checks import check_generator, check_number, check_one_of, check_positive, check_step_size
-from .data import LabeledImages
+from .checks import (
+    check_fraction,
+    check_generator,
+    check_number,
+    check_one_of,
+    check_positive,
+    check_step_size,
+    fill,
+)
+from .data import LabeledImages, batches
+from .memory import keep_freed_memory
 from .networks import MODELS, check_architecture
 from .randomness import keyed_generator, root_seed
-from .steps import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +80,8 @@ class Recipe:
             if name == "batch_size" or getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         check_step_size("lr", self.lr)
-        for name in ("momentum", "weight_decay"):
-            check_number(name, getattr(self, name))
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1); got {self.momentum!r}")
+        check_fraction("momentum", self.momentum)
+        check_number("weight_decay", self.weight_decay)
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"weight_decay must not be negative; got {self.weight_decay!r}")
         if self.augment is not None:
@@ -87,9 +93,7 @@ class Recipe:
                 raise ValueError(f"{name} must be left out for model={self.model!r}; got {getattr(self, name)!r}")
         network = MODELS[self.model]
         defaults = {"width": getattr(network, "width", 32), "norm": getattr(network, "norms", ("instance",))[0]}
-        for name, default in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)  # the class is frozen
+        fill(self, **defaults)
 
     @classmethod
     def reference(cls, **changes):
@@ -131,7 +135,7 @@ class Recipe:
             options.update(depth=self.depth, activation=self.activation, pooling=self.pooling)
         return MODELS[self.model](
             channels=images.shape[1], image_size=images.shape[2:], classes=classes, generator=generator, **options
-        ).to(images, memory_format=torch.channels_last)
+        ).to(images[:0], memory_format=torch.channels_last)
 
 
 @threads.one()
@@ -178,12 +182,6 @@ def train_network(train, *, recipe=None, generator):
         optimizer.step()
         schedule.step()
     return network.eval()
-
-
-def batches(n, batch_size, generator):
-    """Rows of batch after batch without end; each pass over the n images has a new order."""
-    while True:
-        yield from torch.randperm(n, generator=generator).split(batch_size)
 
 
 @threads.one()

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from . import threads
-from .checks import check_one_of, check_positive, check_step_size
-from .evaluation import batches
+from .checks import check_one_of, check_positive, check_step_size, fill
+from .data import batches
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -95,9 +95,7 @@ class DCConfig(Config):
             "lr_img": 64 * self.ipc**0.5 / self.width,
             "steps_per_network": 1 if self.ipc == 1 else 10,
         }
-        for name, default in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)  # the class is frozen
+        fill(self, **defaults)
         super().__post_init__()
         for name in ("steps_per_network", "training_epochs", "batch_train"):
             check_positive(name, getattr(self, name))
@@ -298,7 +296,8 @@ class DCSteps(Steps):
         else:
             self.load_weights()
             self.train()
-        matched = threads.each(self._match, range(len(self.real.classes)), self.images.device)
+        parts = enumerate(self.images.split(self.config.ipc))
+        matched = threads.each(self._match, parts, self.images.device)
         losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
@@ -317,10 +316,11 @@ class DCSteps(Steps):
             loss.backward()
             sgd.step()
 
-    def _match(self, c):
-        """Distance of the two gradients of class c, and its gradient in the synthetic images of the class."""
+    def _match(self, part):
+        """Distance of the two gradients of a class, and its gradient in the synthetic images of the class."""
+        c, syn = part
         batch, omega = self.draw(c)
-        syn = self.images[self.labels == c].requires_grad_()
+        syn = syn.clone().requires_grad_()
         real_gradients = self.weight_gradients(self.augment.apply(batch, omega), c)
         syn_gradients = self.weight_gradients(self.augment.apply(syn, omega), c, create_graph=True)
         loss = gradient_distance(real_gradients, syn_gradients, distance=self.config.distance)

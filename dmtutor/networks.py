@@ -50,14 +50,30 @@ class Network(nn.Module):
         generator : torch.Generator
             On the CPU.
         """
+        self.load_parameters(self.draw_parameters(generator=generator))
+
+    def draw_parameters(self, *, generator):
+        """New values for all :meth:`parameters`, in their order: a list of float32 tensors on the CPU."""
         check_generator(generator)
+        drawn = []
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                bound = 1 / math.sqrt(layer.weight[0].numel())
-                for p in filter(lambda p: p is not None, (layer.weight, layer.bias)):
-                    p.copy_(torch.empty(p.shape).uniform_(-bound, bound, generator=generator))
-            elif isinstance(layer, NORM_LAYERS):
-                layer.reset_parameters()  # ones, zeros and fresh running statistics
+            for name, p in layer.named_parameters(recurse=False):
+                value = torch.empty(p.shape)
+                if isinstance(layer, NORM_LAYERS):
+                    value.fill_(name == "weight")
+                else:
+                    bound = 1 / math.sqrt(layer.weight.shape[1:].numel())
+                    value.uniform_(-bound, bound, generator=generator)
+                drawn.append(value)
+        return drawn
+
+    @torch.no_grad()
+    def load_parameters(self, values):
+        """Take values as :meth:`draw_parameters` gives them, on the network's device or on the CPU."""
+        torch._foreach_copy_(list(self.parameters()), values)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
 
 
 NORM_LAYERS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)

@@ -1,17 +1,18 @@
 """What all methods have in common: the fields of their configurations, and steps that can be interrupted."""
 
-import ctypes
 import zlib
 from copy import copy
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from ._version import __version__
-from .augmentation import SiameseAugment
-from .checks import check_number, check_one_of, check_positive, check_step_size
-from .coresets import check_ipc, random_subset
+from .augmentation import Draws, SiameseAugment
+from .checks import check_fraction, check_one_of, check_positive, check_step_size
+from .coresets import random_subset
+from .data import check_ipc
+from .memory import keep_freed_memory, send
 from .networks import ConvNet, check_architecture
 from .randomness import keyed_generator, root_seed
 
@@ -50,10 +51,10 @@ class Config:
     method: ClassVar[str]
 
     ipc: int = 10
-    iterations: int = 1000
+    iterations: int
     batch_real: int = 16
-    lr_img: float = 1.0
-    schedule: str = "constant"
+    lr_img: float
+    schedule: str
     momentum: float = 0.5
     init: str = "real"
     augment: str | None = None
@@ -68,9 +69,7 @@ class Config:
             check_positive(name, getattr(self, name))
         if self.lr_img is not None:
             check_step_size("lr_img", self.lr_img)
-        check_number("momentum", self.momentum)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1); got {self.momentum!r}")
+        check_fraction("momentum", self.momentum)
         check_one_of("schedule", self.schedule, ("linear", "constant"))
         check_one_of("init", self.init, ("real", "noise"))
         if self.augment is not None:
@@ -98,23 +97,12 @@ def start(steps_type, config_type, real, config, generator, **options):
     return steps_type(real, config, root_seed(generator), **options)
 
 
-def keep_freed_memory():
-    """Have this process keep the memory it frees, for its next tensor: on Linux, up to twice the speed on a CPU.
+class Sent(NamedTuple):
+    """What an iteration draws, on the device: {class: (rows, ω)}, and weights."""
 
-    A layer's output is some megabytes. glibc gives so much back to the system as soon as it is freed, and the system
-    clears every 4 KB of it again when the next layer asks. Here it is told not to, up to 1 GB a tensor and 2 GB in
-    all, in place of its defaults ``M_MMAP_THRESHOLD`` and ``M_TRIM_THRESHOLD``. Results are the same. Without glibc
-    (macOS, Windows, Alpine), or with one older than 2.35, nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    if mallopt(M_MMAP_THRESHOLD, 2**30):  # glibc before 2.35 refuses, and adapts its own threshold up to 32 MB
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+    iteration: int | None
+    draws: dict
+    weights: list
 
 
 class Step:
@@ -149,21 +137,23 @@ class Steps:
 
     def __init__(self, real, config, root):
         self.config, self.root, self.iteration, self.real = config, root, 0, real
-        # Rows instead of images: no second copy of the data.
-        self.rows_of_class = real.labels.argsort(stable=True).split(real.counts.tolist())
+        # Rows instead of images: no second copy of the data. On the CPU, where they are drawn.
+        self.rows_of_class = real.labels.argsort(stable=True).cpu().split(real.counts.tolist())
+        self.classes = range(len(real.classes))
+        self._sent = Sent(None, {}, [])
         self.augment = SiameseAugment(config.augment)
         self.network = ConvNet(
             channels=real.images.shape[1], image_size=real.images.shape[2:], classes=len(real.classes),
             **config.architecture, generator=keyed_generator(root, "network", 0),
         ).requires_grad_(False)  # fmt: skip
-        self.network.to(real.images, memory_format=torch.channels_last)
+        self.network.to(real.images[:0], memory_format=torch.channels_last)
         draw = keyed_generator(root, "init")
         if config.init == "real":
             subset = random_subset(real, config.ipc, generator=draw)
             self.images, self.labels = subset.images.clone(), subset.labels
         else:
             shape = (len(real.classes) * config.ipc, *real.images.shape[1:])
-            self.images = torch.randn(shape, generator=draw).to(real.images)
+            self.images = torch.randn(shape, generator=draw).to(real.images[:0])
             self.labels = torch.arange(len(real.classes), device=self.images.device).repeat_interleave(config.ipc)
         self.momentum = torch.zeros_like(self.images)
 
@@ -177,6 +167,8 @@ class Steps:
         if self.iteration == len(self):
             raise StopIteration
         loss, changes = self.advance()
+        if self.images.device.type != "cpu":
+            self.send(self.iteration + 1)
         # At once, so that an interruption leaves a state from before the step or from after it.
         vars(self).update(changes, iteration=self.iteration + 1)
         return Step(self, loss)
@@ -197,12 +189,50 @@ class Steps:
         """
         raise NotImplementedError
 
-    def draw(self, c):
-        """This iteration's real batch of class c, (B, C, H, W), and its augmentation ω."""
+    def draw(self, *classes):
+        """This iteration's real batches of these classes, one after the other, (Σ B, C, H, W), and an augmentation ω
+        for each."""
+        if self.images.device.type == "cpu":
+            draws = [self._sample(c, self.iteration) for c in classes]
+        else:
+            draws = [self.sent.draws[c] for c in classes]
+        rows, omegas = zip(*draws, strict=True)
+        return self.real.images[torch.cat(rows)], Draws.join(omegas)
+
+    def batch_size(self, c):
+        """Real images of class c in a step."""
+        return min(self.config.batch_real, len(self.rows_of_class[c]))
+
+    def _sample(self, c, iteration):
+        """The rows of class c that an iteration sees, (B,), and the augmentation, on the CPU."""
         rows = self.rows_of_class[c]
-        order = torch.randperm(len(rows), generator=keyed_generator(self.root, "batch", self.iteration, c))
-        batch = self.real.images[rows[order[: self.config.batch_real].to(rows.device)]]
-        return batch, self.augment.sample(1, generator=keyed_generator(self.root, "augment", self.iteration, c))
+        order = torch.randperm(len(rows), generator=keyed_generator(self.root, "batch", iteration, c))
+        omega = self.augment.sample(1, generator=keyed_generator(self.root, "augment", iteration, c))
+        return rows[order[: self.config.batch_real]], omega
+
+    @property
+    def sent(self):
+        """What this iteration draws, on a device other than the CPU."""
+        if self._sent.iteration != self.iteration:
+            self.send(self.iteration)
+        return self._sent
+
+    def send(self, iteration):
+        """Draw all that an iteration draws and send it to the device, which may still be at work on the one before."""
+        rows, omegas = zip(*(self._sample(c, iteration) for c in self.classes), strict=True)
+        omega, weights = Draws.join(omegas), self.draw_weights(iteration)
+        everything = torch.cat(rows), omega.u.to(self.images.dtype), torch.cat([w.flatten() for w in weights])
+        all_rows, u, flat = send(everything, self.images.device)
+        if isinstance(self.real.images, torch.Tensor):  # what is on disk is read with the rows of the CPU
+            rows = all_rows.split([len(r) for r in rows])
+        parts = zip(rows, replace(omega, u=u).split(), strict=True)
+        flat = flat.split([w.numel() for w in weights])
+        weights = [part.view(w.shape) for part, w in zip(flat, weights, strict=True)]
+        self._sent = Sent(iteration, dict(zip(self.classes, parts, strict=True)), weights)
+
+    def draw_weights(self, iteration):
+        """Weights that an iteration draws for all classes, on the CPU: none here."""
+        return [torch.empty(0)]
 
     @property
     def step_size(self):
@@ -239,6 +269,12 @@ class Steps:
             "iteration": self.iteration,
             **{name: getattr(self, name).cpu().clone() for name in self.variables},
         }
+
+    def finish(self):
+        """Take the steps that are left: the images afterwards."""
+        for _ in self:
+            pass
+        return self.synthetic
 
     def load_state_dict(self, state):
         """Go on from a state of a run with the same configuration, generator and data.

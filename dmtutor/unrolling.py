@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from . import threads
-from .checks import check_number, check_positive, check_step_size
+from .checks import check_number, check_positive, check_step_size, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -91,8 +91,7 @@ class DDConfig(Config):
         if self.batch_syn > self.ipc:
             raise ValueError(f"batch_syn must be at most ipc={self.ipc}; got {self.batch_syn}")
         turns = -(-self.ipc // self.batch_syn)  # rounded up
-        if self.inner_steps is None:
-            object.__setattr__(self, "inner_steps", max(10, turns))  # the class is frozen
+        fill(self, inner_steps=max(10, turns))
         check_positive("inner_steps", self.inner_steps)
         if self.inner_steps < turns:
             raise ValueError(
@@ -328,6 +327,10 @@ class DDSteps(Steps):
             "log_step_sizes": self.log_step_sizes - lr_log * log_step, "log_momentum": log_momentum,
             "log_square": log_square,
         }  # fmt: skip
+
+    def loss_and_gradient(self):
+        """The loss and its gradient by the pixels alone, see :meth:`loss_and_gradients`."""
+        return tuple(self.loss_and_gradients()[:2])
 
     def loss_and_gradients(self):
         """The objective under this iteration's draws, averaged over starts.

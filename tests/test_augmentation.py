@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import seeded
 
 from dmtutor.augmentation import OPERATIONS, Draws, SiameseAugment
 from dmtutor.data import EVERYTHING
@@ -11,10 +12,6 @@ from dmtutor.data import EVERYTHING
 QUICK = settings(max_examples=40, deadline=None)
 unit = st.floats(0, 1, exclude_max=True, width=32)
 side = st.integers(1, 9)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def images(n=4, channels=3, height=8, width=8, dtype=torch.float64):

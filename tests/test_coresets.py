@@ -5,16 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import seeded
 
 from dmtutor import ConvNet, from_arrays, random_subset
 from dmtutor.coresets import BLOCK, herding, herding_order, k_center, k_center_order
 from dmtutor.mmd import Linear, mmd2
 
 RULES = {herding: herding_order, k_center: k_center_order}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def randn(*shape, seed=0):

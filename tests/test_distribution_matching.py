@@ -14,7 +14,7 @@ from runs import InterruptAt, real_images, seeded
 
 from dmtutor import DMConfig, dm_steps, from_arrays, keyed_generator, mean_distance, threads
 from dmtutor.data import AUGMENT, LabeledImages
-from dmtutor.steps import keep_freed_memory
+from dmtutor.memory import keep_freed_memory
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "lr_img": 1.0, "width": 4, "depth": 2, "block": 3}
 
@@ -22,12 +22,6 @@ TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "lr_img": 1.0, "width": 4, "
 def make(real=None, seed=0, **fields):
     real = real_images() if real is None else real
     return dm_steps(real, config=DMConfig(**{**TINY, **fields}), generator=seeded(seed))
-
-
-def finish(steps):
-    for _ in steps:
-        pass
-    return steps.synthetic.images
 
 
 # Configuration -------------------------------------------------------------------------------------------------------
@@ -64,8 +58,9 @@ def test_the_configuration_is_frozen_and_keyword_only():
 
 
 def test_batch_statistics_need_one_forward():
-    with pytest.raises(ValueError, match="block must be None for norm='batch'"):
-        DMConfig(norm="batch")
+    with pytest.raises(ValueError, match="block must be 'all' for norm='batch'"):
+        DMConfig(norm="batch", block=16)
+    assert DMConfig(norm="batch").block == "all"
 
 
 def test_the_published_setting():
@@ -146,14 +141,14 @@ def test_the_class_loop_in_blocks_equals_one_forward(block, norm):
     real = real_images(dtype=torch.float64)
     fields = {"ipc": 5, "norm": norm, "augment": "color_crop_cutout_flip_scale_rotate"}
     loss, gradient = make(real, block=block, **fields).loss_and_gradient()
-    whole_loss, whole_gradient = make(real, block=None, **fields).loss_and_gradient()
+    whole_loss, whole_gradient = make(real, block="all", **fields).loss_and_gradient()
     torch.testing.assert_close(loss, whole_loss, rtol=1e-11, atol=0)
     torch.testing.assert_close(gradient, whole_gradient, rtol=1e-8, atol=1e-12)
 
 
 def test_runs_in_blocks_of_different_size_agree_up_to_rounding():
     real = real_images(dtype=torch.float64)
-    runs = [finish(make(real, block=block)) for block in (1, 2, 3, 100, None)]
+    runs = [make(real, block=block).finish().images for block in (1, 2, 3, 100, "class", "all")]
     for run in runs[1:]:
         torch.testing.assert_close(run, runs[0], rtol=0, atol=1e-8)
 
@@ -269,7 +264,7 @@ def test_the_default_step_grows_with_ipc_and_falls_with_the_embedding(ipc, width
     steps = make(ipc=ipc, width=width, lr_img=None)
     assert steps.config.lr_img == pytest.approx(512 * ipc / (width * 2 * 2))
     assert steps.synthetic.meta["config"]["lr_img"] == steps.config.lr_img
-    assert torch.equal(finish(steps), finish(make(ipc=ipc, width=width, lr_img=steps.config.lr_img)))
+    assert torch.equal(steps.finish().images, make(ipc=ipc, width=width, lr_img=steps.config.lr_img).finish().images)
 
 
 def test_what_a_step_holds():
@@ -341,13 +336,13 @@ def test_it_starts_from_noise():
     assert steps.synthetic.counts.tolist() == [40, 40, 40]
     assert abs(float(steps.images.mean())) < 0.05
     assert abs(float(steps.images.std()) - 1) < 0.05
-    finish(steps)
+    steps.finish()
 
 
 def test_the_real_images_are_left_alone():
     real = real_images()
     before = real.images.clone()
-    finish(make(real, augment="color_flip"))
+    make(real, augment="color_flip").finish()
     assert torch.equal(real.images, before)
     assert not real.images.requires_grad
 
@@ -363,17 +358,17 @@ def test_the_data_set_brings_its_augmentation():
     assert make(dataclasses.replace(real, meta={})).config.augment == "none"
 
 
-@pytest.mark.parametrize("fields", [{"norm": "batch", "block": None}, {"norm": "layer", "activation": "swish"},
+@pytest.mark.parametrize("fields", [{"norm": "batch", "block": "all"}, {"norm": "layer", "activation": "swish"},
                                     {"pooling": "max", "norm": "group"}, {"ipc": 1, "block": 1}])  # fmt: skip
 def test_every_network_condenses(fields):
-    images = finish(make(**fields))
+    images = make(**fields).finish().images
     assert torch.isfinite(images).all()
 
 
 def test_colour_images_of_any_shape():
     pixels = torch.rand(12, 10, 7, 3, generator=seeded())
     real = from_arrays(pixels, torch.arange(2).repeat(6))
-    assert finish(make(real)).shape == (4, 3, 10, 7)
+    assert make(real).finish().images.shape == (4, 3, 10, 7)
 
 
 def test_it_learns():
@@ -381,7 +376,7 @@ def test_it_learns():
     real = real_images((60, 60, 60))
     steps = make(real, iterations=40, width=8, batch_real=20, ipc=1, augment="none")
     start = steps.images.clone()
-    finish(steps)
+    steps.finish()
 
     def distance(images):
         judge = make(real, seed=99, width=8, batch_real=60, ipc=1, augment="none")
@@ -409,13 +404,13 @@ def test_the_average_weighs_the_images_after_each_step(average):
 
 
 def test_the_average_is_part_of_the_state():
-    whole = finish(make(average=0.8))
+    whole = make(average=0.8).finish().images
     first = make(average=0.8)
     next(first), next(first)
     second = make(average=0.8)
     second.load_state_dict(first.state_dict())
-    assert torch.equal(finish(second), whole)
-    assert not torch.equal(whole, finish(make()))
+    assert torch.equal(second.finish().images, whole)
+    assert not torch.equal(whole, make().finish().images)
     with pytest.raises(ValueError, match=r"same configuration.*average=0\.8 there, 0\.0 here"):
         make().load_state_dict(first.state_dict())
 
@@ -425,7 +420,7 @@ def test_an_average_settles_where_a_constant_step_does_not():
     steps = make(iterations=400, average=0.98, schedule="constant", lr_img=0.3, momentum=0.0, ipc=1)
     noise = torch.randn(401, *steps.images.shape, generator=seeded())
     steps.loss_and_gradient = lambda: (torch.zeros(()), steps.images - noise[steps.iteration])
-    wandering = finish(steps).square().mean()
+    wandering = steps.finish().images.square().mean()
     assert wandering < 0.2 * steps.images.square().mean()
 
 
@@ -447,7 +442,7 @@ def test_freed_memory_is_kept_for_the_next_tensor():
     """Page faults, in a fresh process: every 4 KB that the system has to clear is one."""
     count = """
 import resource, torch
-from dmtutor.steps import keep_freed_memory
+from dmtutor.memory import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -490,7 +485,7 @@ def test_translated_it_is_the_same_and_translated_once(shape):
     counters = torch._dynamo.utils.counters
     before = counters["stats"]["unique_graphs"]
     assert before > 0
-    finish(plain), finish(steps)
+    plain.finish(), steps.finish()
     assert counters["stats"]["unique_graphs"] == before
     torch.testing.assert_close(steps.images, plain.images, rtol=0, atol=1e-8)
 
@@ -516,13 +511,13 @@ except ValueError as error:
 
 
 def test_the_same_seed_gives_the_same_bits():
-    assert torch.equal(finish(make(seed=5)), finish(make(seed=5)))
-    assert not torch.equal(finish(make(seed=5)), finish(make(seed=6)))
+    assert torch.equal(make(seed=5).finish().images, make(seed=5).finish().images)
+    assert not torch.equal(make(seed=5).finish().images, make(seed=6).finish().images)
 
 
 def test_the_callers_generator_advances_once():
     one, two = seeded(), seeded()
-    finish(dm_steps(real_images(), config=DMConfig(**TINY), generator=one))
+    dm_steps(real_images(), config=DMConfig(**TINY), generator=one).finish()
     dm_steps(real_images(), config=DMConfig(**{**TINY, "iterations": 50}), generator=two)
     assert torch.equal(one.get_state(), two.get_state())
     assert not torch.equal(one.get_state(), seeded().get_state())
@@ -571,7 +566,7 @@ def test_batches_come_from_the_keyed_stream():
 
 @pytest.mark.parametrize("done", [0, 1, 3, 4])
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(done):
-    whole = finish(make())
+    whole = make().finish().images
     first = make()
     for _ in range(done):
         next(first)
@@ -581,7 +576,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(done):
     second = make()
     second.load_state_dict(torch.load(buffer, weights_only=True))
     assert second.iteration == done
-    assert torch.equal(finish(second), whole)
+    assert torch.equal(second.finish().images, whole)
 
 
 def test_a_state_is_a_copy():
@@ -589,18 +584,18 @@ def test_a_state_is_a_copy():
     next(steps)
     state = steps.state_dict()
     copies = {k: state[k].clone() for k in ("images", "momentum")}
-    finish(steps)
+    steps.finish()
     assert all(torch.equal(state[k], copies[k]) for k in copies)
     other = make()
     other.load_state_dict(state)
-    finish(other)
+    other.finish()
     assert all(torch.equal(state[k], copies[k]) for k in copies)
 
 
 def test_an_interruption_anywhere_in_a_step_leaves_a_state_to_go_on_from():
     real = real_images((3, 3))
     fields = {"ipc": 1, "iterations": 2, "depth": 1, "batch_real": 2, "augment": "none"}
-    whole = finish(make(real, **fields))
+    whole = make(real, **fields).finish().images
     for n in itertools.count(1):
         steps = make(real, **fields)
         next(steps)
@@ -608,7 +603,7 @@ def test_an_interruption_anywhere_in_a_step_leaves_a_state_to_go_on_from():
             with InterruptAt(n):
                 next(steps)
         except KeyboardInterrupt:
-            assert torch.equal(finish(steps), whole), f"interrupted at call {n}"
+            assert torch.equal(steps.finish().images, whole), f"interrupted at call {n}"
         else:
             break
     assert n > 20

@@ -4,14 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import seeded
 
 from dmtutor import ConvNet, load, mean_distance
 from dmtutor.embeddings import IMAGES, RandomConvNets, RandomFourierFeatures, class_separability
 from dmtutor.mmd import Gaussian, Linear, mmd2, two_sample_test, witness
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def randn(*shape, seed=0, dtype=torch.float64):

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from runs import seeded
 from scipy import stats
 from torch import nn
 
@@ -12,10 +13,6 @@ from dmtutor import Accuracies, Recipe, evaluate, from_arrays, train_network
 from dmtutor.evaluation import t_interval
 
 TINY = Recipe(epochs=3, width=4, depth=2, augment="none")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def toy(n=20, classes=2, seed=0, like=None):

@@ -22,12 +22,6 @@ def make(real=None, seed=0, config_type=DCConfig, **fields):
     return dc_steps(real, config=config_type(**{**TINY, **fields}), generator=seeded(seed))
 
 
-def finish(steps):
-    for _ in steps:
-        pass
-    return steps.synthetic.images
-
-
 # The distance --------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +280,7 @@ def test_the_published_schedule_updates_a_network_0_450_980_times(ipc, updates, 
     monkeypatch.setattr(torch.optim, "SGD", CountingSGD)
     monkeypatch.setattr(steps.network, "reset_parameters", lambda **k: draws.append(counted[0]) or reset(**k))
     monkeypatch.setattr(steps, "_match", lambda c: (torch.zeros(()), torch.zeros(ipc, 1, 2, 2)))
-    finish(steps)
+    steps.finish()
     assert draws == [0, updates]  # the second network is drawn after so many updates of the first
 
 
@@ -344,7 +338,7 @@ def test_it_learns(init):
     real = real_images((40, 40, 40))
     steps = make(real, iterations=40, width=8, batch_real=20, ipc=1, steps_per_network=1, lr_img=1.0, init=init)
     start = steps.images.clone()
-    finish(steps)
+    steps.finish()
 
     def distance(images):
         judge = make(real, seed=99, width=8, batch_real=40, ipc=1, steps_per_network=1)
@@ -360,26 +354,26 @@ def test_it_learns(init):
 @pytest.mark.parametrize("fields", [{"norm": "layer", "activation": "swish"}, {"pooling": "max", "norm": "group"},
                                     {"ipc": 1}, {"norm": "none", "activation": "sigmoid"}])  # fmt: skip
 def test_every_network_condenses(fields):
-    assert torch.isfinite(finish(make(**fields))).all()
+    assert torch.isfinite(make(**fields).finish().images).all()
 
 
 def test_colour_images_of_any_shape():
     real = from_arrays(torch.rand(12, 10, 7, 3, generator=seeded()), torch.arange(2).repeat(6))
-    assert finish(make(real)).shape == (4, 3, 10, 7)
+    assert make(real).finish().images.shape == (4, 3, 10, 7)
 
 
 # DSA -----------------------------------------------------------------------------------------------------------------
 
 
 def test_dsa_without_augmentation_is_dc():
-    assert torch.equal(finish(make(config_type=DSAConfig, augment="none")), finish(make()))
+    assert torch.equal(make(config_type=DSAConfig, augment="none").finish().images, make().finish().images)
 
 
 def test_dsa_takes_the_data_sets_augmentation_dc_none():
     dsa, dc = make(config_type=DSAConfig), make()
     assert dsa.config.augment == "color_crop_cutout_flip_scale_rotate"
     assert dc.config.augment == "none"
-    assert not torch.equal(finish(dsa), finish(dc))
+    assert not torch.equal(dsa.finish().images, dc.finish().images)
     assert (dsa.synthetic.meta["method"], dc.synthetic.meta["method"]) == ("dsa", "dc")
 
 
@@ -393,21 +387,21 @@ def test_a_state_of_dc_is_none_of_dsa():
 
 
 def test_the_same_seed_gives_the_same_bits():
-    assert torch.equal(finish(make(seed=5)), finish(make(seed=5)))
-    assert not torch.equal(finish(make(seed=5)), finish(make(seed=6)))
+    assert torch.equal(make(seed=5).finish().images, make(seed=5).finish().images)
+    assert not torch.equal(make(seed=5).finish().images, make(seed=6).finish().images)
 
 
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    finish(make(config_type=DSAConfig))
+    make(config_type=DSAConfig).finish()
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("done", range(6))
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(done):
     """Also where the network was trained, and where it is about to be redrawn."""
-    whole = finish(make())
+    whole = make().finish().images
     first = make()
     for _ in range(done):
         next(first)
@@ -417,7 +411,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(done):
     second = make()
     second.load_state_dict(torch.load(buffer, weights_only=True))
     assert second.iteration == done
-    assert torch.equal(finish(second), whole)
+    assert torch.equal(second.finish().images, whole)
 
 
 def test_a_state_is_a_copy():
@@ -425,11 +419,11 @@ def test_a_state_is_a_copy():
     next(steps)
     state = steps.state_dict()
     copies = {k: state[k].clone() for k in ("images", "momentum", "weights")}
-    finish(steps)
+    steps.finish()
     assert all(torch.equal(state[k], copies[k]) for k in copies)
     other = make()
     other.load_state_dict(state)
-    finish(other)
+    other.finish()
     assert all(torch.equal(state[k], copies[k]) for k in copies)
 
 
@@ -437,7 +431,7 @@ def test_an_interruption_anywhere_in_a_step_leaves_a_state_to_go_on_from():
     """In the middle of the network's training, too."""
     real = real_images((3, 3), size=4)
     fields = {"ipc": 1, "iterations": 2, "depth": 1, "width": 1, "batch_real": 2, "training_epochs": 2}
-    whole = finish(make(real, **fields))
+    whole = make(real, **fields).finish().images
     for n in itertools.count(1, 4):
         steps = make(real, **fields)
         next(steps)
@@ -445,7 +439,7 @@ def test_an_interruption_anywhere_in_a_step_leaves_a_state_to_go_on_from():
             with InterruptAt(n):
                 next(steps)
         except KeyboardInterrupt:
-            assert torch.equal(finish(steps), whole), f"interrupted at call {n}"
+            assert torch.equal(steps.finish().images, whole), f"interrupted at call {n}"
         else:
             break
     assert n > 50

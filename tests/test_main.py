@@ -118,7 +118,7 @@ def test_every_field_of_the_configuration_is_a_flag(folder, monkeypatch):
     values = {"ipc": 3, "iterations": 7, "batch_real": 9, "lr_img": 0.25, "schedule": "constant", "momentum": 0.75,
               "init": "noise",
               "augment": "crop_rotate", "width": 12, "depth": 2, "norm": "batch", "activation": "swish",
-              "pooling": "max", "block": None, "average": 0.5, "compile": False}  # fmt: skip
+              "pooling": "max", "block": "all", "average": 0.5, "compile": False}  # fmt: skip
     assert set(values) == {f.name for f in dataclasses.fields(DMConfig)}
     taken = {}
 
@@ -152,7 +152,7 @@ def test_help_names_every_command_and_default(capsys):
     out = capsys.readouterr().out
     assert "mnist5k" in out
     assert "--lr-img" in out
-    assert re.search(r"--width X +32$", out, re.M) and re.search(r"--block X +(dm: )?16$", out, re.M)
+    assert re.search(r"--width X +32$", out, re.M) and re.search(r"--block X +(dm: )?by the data$", out, re.M)
 
 
 def test_interrupted_it_says_how_to_go_on(folder, capsys, monkeypatch):
@@ -214,7 +214,7 @@ BAD_FLAGS = [
     ("--augment colour_crop", "augment must be 'none', or different operations of color, crop, cutout"),
     ("--augment crop_crop", "augment must be"),
     ("--norm instnce", "norm must be one of instance"),
-    ("--norm batch", "block must be None"),
+    ("--norm batch --block 16", "block must be 'all'"),
     ("--activation tanh", "activation must be one of relu"),
     ("--pooling sum", "pooling must be one of avg"),
     ("--init images", "init must be 'real' or 'noise'"),
@@ -225,7 +225,7 @@ BAD_FLAGS = [
     ("--momentum 1", "momentum must be in [0, 1)"),
     ("--iterations 0", "iterations must be a positive integer"),
     ("--batch-real 0", "batch_real must be a positive integer"),
-    ("--block 0", "block must be a positive integer"),
+    ("--block 0", "block must be a positive integer, 'class' or 'all'"),
     ("--seed -1", "seed"),
     ("--seed 4294967296", "seed"),
     ("--networks 0", "--networks must be a positive integer"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import seeded
 from sklearn.metrics.pairwise import rbf_kernel
 
 from dmtutor.mmd import (
@@ -19,10 +20,6 @@ from dmtutor.mmd import (
     two_sample_test,
     witness,
 )
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def randn(*shape, seed=0, dtype=torch.float64):

@@ -3,14 +3,11 @@ import math
 import pytest
 import torch
 import torchvision
+from runs import seeded
 from torch import nn
 
 from dmtutor import ConvNet
 from dmtutor.networks import MLP, MODELS, VGG11, AlexNet, LeNet, ResNet18
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def build(seed=0, **changes):

@@ -143,7 +143,7 @@ def test_full_width_float64(shape, operation):
     assert gradient < 1e-9
 
 
-@pytest.mark.parametrize("block", [1, IPC, 100, None])
+@pytest.mark.parametrize("block", [1, IPC, 100, "class", "all"])
 def test_every_way_of_cutting_blocks(block):
     loss, gradient = compare("grey", augment="rotate", block=block)
     assert loss < 1e-9
@@ -151,7 +151,7 @@ def test_every_way_of_cutting_blocks(block):
 
 
 def test_batch_statistics():
-    loss, gradient = compare("RGB", augment="scale", norm="batch", block=None)
+    loss, gradient = compare("RGB", augment="scale", norm="batch", block="all")
     assert loss < 1e-9
     assert gradient < 1e-9
 
@@ -202,7 +202,7 @@ def test_a_wrong_formula_would_be_noticed():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("block", [None, 16, 256])
+@pytest.mark.parametrize("block", ["all", "class", 16, 256])
 def test_a_step_on_a_gpu_is_that_on_a_cpu(block):
     pixels = torch.rand(60, 32, 32, 3, generator=torch.Generator().manual_seed(0))
     real = from_arrays(pixels, torch.arange(60) % 3)

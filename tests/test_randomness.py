@@ -4,13 +4,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from runs import seeded
 
 import dmtutor
 from dmtutor.randomness import STREAMS, keyed_generator, root_seed
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def draw(root, stream, *key):

@@ -1,5 +1,6 @@
 """The tree as a stranger finds it."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -75,3 +76,28 @@ def test_nothing_of_others_is_committed(tracked):
         assert not path.name.endswith((".min.js", ".min.css", "-lock.json")), path
         assert "vendor" not in path.parts and "_build" not in path.parts, path
         assert path.stat().st_size < 2_000_000, path
+
+
+FLOORS = [
+    "_version checks files mapped memory sharding threads",
+    "augmentation folders mmd networks randomness",
+    "data embeddings",
+    "coresets evaluation",
+    "plotting steps",
+    "distribution_matching gradient_matching unrolling widgets",
+    "condensation tables",
+    "__init__",
+    "__main__",
+]
+
+
+def test_a_module_imports_from_lower_floors_alone():
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
+    modules = {path.stem: path for path in (ROOT / "dmtutor").glob("*.py")}
+    assert set(floor) == set(modules)
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                for other in [node.module] if node.module else [a.name for a in node.names]:
+                    source = other if other in modules else "__init__"  # as ``from . import __version__``
+                    assert floor[source] < floor[name], f"{name} imports {source}"

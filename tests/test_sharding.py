@@ -53,8 +53,8 @@ def test_classes_that_are_no_part_are_refused(classes):
 
 
 def test_classes_that_share_a_forward_pass_cannot_be_divided():
-    for fields in ({"block": None}, {"block": None, "norm": "batch"}):
-        with pytest.raises(ValueError, match="block must not be None where classes, or processes, share the work"):
+    for fields in ({"block": "all"}, {"block": "all", "norm": "batch"}):
+        with pytest.raises(ValueError, match="block must not be 'all' where classes, or processes, share the work"):
             make([0, 1], **fields)
         assert len(make([0, 1, 2, 3, 4], **fields).synthetic) == 10
 
@@ -107,7 +107,7 @@ def pretend(monkeypatch, processes, rank=0):
     ("arguments", "message"),
     [
         ({}, "number of processes must be at most 5, the number of classes; got 6"),
-        ({"block": None, "norm": "batch"}, "block must not be None where classes, or processes, share the work"),
+        ({"block": "all", "norm": "batch"}, "block must not be 'all' where classes, or processes, share the work"),
         ({"method": "dd"}, "method must be dm where processes share the work; got 'dd'"),
     ],
 )
@@ -167,6 +167,13 @@ def environment(threads=None):
     return {**own, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 
 
+def write_digits(path, per_class):
+    """Noise of the size of digits, in five classes."""
+    pixels = torch.randint(256, (5 * per_class, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = torch.arange(len(pixels)) % 5
+    np.savez(path, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder in which one, two and three processes have made a set; three went on from what one had begun.
@@ -174,9 +181,7 @@ def made(tmp_path_factory):
     As a user would start them, and one with two threads, on images that torch divides among threads.
     """
     folder = tmp_path_factory.mktemp("made")
-    pixels = torch.randint(256, (40, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    labels = torch.arange(40) % 5
-    np.savez(folder / "data.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    write_digits(folder / "data.npz", 8)
     train, _ = load(str(folder / "data.npz"))
     begun = make(real=train)
     next(begun), next(begun)
@@ -260,3 +265,32 @@ def test_ctrl_c_leaves_the_state_of_one_step_behind(made, tmp_path):
     assert head == "iteration,loss,seconds"
     assert float(first.split(",")[1]) == pytest.approx(tenth, rel=1e-4)
     assert not (tmp_path / "S.pt").exists()
+
+
+EVERY_IPC = """
+import sys
+from dmtutor import condense, load, sharding
+sharding.join()
+train, _ = load("data.npz")
+sets = [condense(train, ipc=ipc, iterations=2, width=8, progress=False) for ipc in (1, 3, 10)]
+if sharding.rank() == 0:
+    for s in sets:
+        s.save(f"{sys.argv[1]}-{len(s)}.pt")
+sharding.leave()
+"""
+
+
+@pytest.mark.slow
+def test_processes_and_threads_change_no_bit(tmp_path):
+    """1, 2 and 3 processes of 1, 2 and 4 threads, at 1, 3 and 10 images per class."""
+    write_digits(tmp_path / "data.npz", 12)
+    (tmp_path / "every_ipc.py").write_text(EVERY_IPC)
+    names = [(n, threads) for n in (1, 2, 3) for threads in (1, 2, 4)]
+    for n, threads in names:
+        start = [] if n == 1 else [*TORCHRUN, str(n)]
+        done = subprocess.run([sys.executable, *start, "every_ipc.py", f"{n}x{threads}"], cwd=tmp_path, text=True,
+                              env=environment(threads), capture_output=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    for images in (5, 15, 50):
+        files = {(tmp_path / f"{n}x{threads}-{images}.pt").read_bytes() for n, threads in names}
+        assert len(files) == 1

@@ -108,7 +108,7 @@ SMALL = {"width": 8, "iterations": 2, "augment": "color_crop_cutout_flip_scale_r
 RUNS = {
     "dm": lambda ipc: dm_steps(REAL, config=DMConfig(ipc=ipc, batch_real=13, **SMALL), generator=seeded()),
     "dm, all classes at once": lambda ipc: dm_steps(
-        REAL, config=DMConfig(ipc=ipc, block=None, norm="batch", **SMALL), generator=seeded()),
+        REAL, config=DMConfig(ipc=ipc, block="all", norm="batch", **SMALL), generator=seeded()),
     "dc": lambda ipc: dc_steps(
         REAL, config=DCConfig(ipc=ipc, batch_real=13, steps_per_network=2, **SMALL), generator=seeded()),
     "dsa": lambda ipc: dc_steps(REAL, config=DSAConfig(ipc=ipc, batch_real=7, **SMALL), generator=seeded()),

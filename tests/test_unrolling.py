@@ -24,9 +24,10 @@ def make(real=None, seed=0, **fields):
     return dd_steps(real, config=DDConfig(**{**TINY, **fields}), generator=seeded(seed))
 
 
-def finish(steps):
-    for _ in steps:
-        pass
+def finished(*args, **fields):
+    """The steps, all taken."""
+    steps = make(*args, **fields)
+    steps.finish()
     return steps
 
 
@@ -268,7 +269,7 @@ def test_the_gradients_are_those_of_the_loss(variable):
 
 
 def test_checkpointing_gives_the_same_run():
-    runs = [finish(make(real_images(dtype=torch.float64), checkpointing=c)) for c in (False, True)]
+    runs = [finished(real_images(dtype=torch.float64), checkpointing=c) for c in (False, True)]
     for name in ("images", "log_step_sizes"):
         torch.testing.assert_close(*(getattr(run, name) for run in runs), rtol=1e-9, atol=1e-9)
 
@@ -296,16 +297,16 @@ def test_steps_are_those_of_adam(schedule):
 def test_step_sizes_are_learned_and_go_with_the_images():
     steps = make()
     assert steps.synthetic.meta["step_sizes"] == pytest.approx([0.1] * 3)
-    finish(steps)
+    steps.finish()
     learned = steps.synthetic.meta["step_sizes"]
     assert learned == steps.log_step_sizes.exp().tolist()
     assert all(type(eta) is float and eta > 0 for eta in learned)
     assert all(abs(eta / 0.1 - 1) > 0.01 for eta in learned)
-    assert finish(make(lr_lr=0.0)).synthetic.meta["step_sizes"] == make().synthetic.meta["step_sizes"]
+    assert make(lr_lr=0.0).finish().meta["step_sizes"] == make().synthetic.meta["step_sizes"]
 
 
 def test_training_as_learned():
-    synthetic = finish(make(real_images(dtype=torch.float64), batch_syn=2)).synthetic
+    synthetic = make(real_images(dtype=torch.float64), batch_syn=2).finish()
     network = smooth_network(seed=5)
     expected = trained_by_sgd(network, synthetic.images, synthetic.labels, synthetic.meta["step_sizes"])
     assert train_as_learned(network, synthetic) is network
@@ -322,7 +323,7 @@ def test_a_set_without_step_sizes_is_refused():
 def test_every_network_and_start_works(fields):
     steps = make(iterations=2, **fields)
     start = steps.images.clone()
-    finish(steps)
+    steps.finish()
     assert torch.isfinite(steps.images).all()
     assert (steps.images != start).flatten(1).any(1).all()  # every image is moved
 
@@ -334,7 +335,7 @@ def test_it_learns():
     real = from_arrays(0.3 * patterns[labels] + 0.7 * noise, labels)
     steps = make(real, iterations=40, ipc=1, batch_real=20, width=8, lr_lr=0.1)
     start = steps.synthetic
-    finish(steps)
+    steps.finish()
 
     def loss(synthetic):
         total = 0
@@ -351,7 +352,7 @@ def test_it_learns():
 
 
 def test_the_same_seed_gives_the_same_bits():
-    one, two, other = (finish(make(seed=seed)) for seed in (5, 5, 6))
+    one, two, other = (finished(seed=seed) for seed in (5, 5, 6))
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.log_step_sizes, two.log_step_sizes)
     assert not torch.equal(one.images, other.images)
@@ -361,12 +362,12 @@ def test_the_same_seed_gives_the_same_bits():
 def test_the_global_generator_is_left_alone_and_the_callers_advances_once(checkpointing):
     one, two = seeded(), seeded()
     before = torch.get_rng_state()
-    finish(dd_steps(real_images(), config=DDConfig(**TINY, checkpointing=checkpointing), generator=one))
+    dd_steps(real_images(), config=DDConfig(**TINY, checkpointing=checkpointing), generator=one).finish()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    images = finish(make(checkpointing=checkpointing)).images
+    images = make(checkpointing=checkpointing).finish().images
     torch.manual_seed(2)
-    assert torch.equal(finish(make(checkpointing=checkpointing)).images, images)
+    assert torch.equal(make(checkpointing=checkpointing).finish().images, images)
     dd_steps(real_images(), config=DDConfig(**TINY), generator=two)
     assert torch.equal(one.get_state(), two.get_state())
 
@@ -383,7 +384,7 @@ def test_augmentation_off_leaves_networks_and_batches_as_they_were():
 
 @pytest.mark.parametrize("done", [0, 1, 3, 4])
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(done):
-    whole, first, second = finish(make()), make(), make()
+    whole, first, second = finished(), make(), make()
     for _ in range(done):
         next(first)
     buffer = io.BytesIO()
@@ -391,13 +392,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(done):
     buffer.seek(0)
     second.load_state_dict(torch.load(buffer, weights_only=True))
     assert second.iteration == done
-    finish(second)
+    second.finish()
     assert torch.equal(second.images, whole.images)
     assert torch.equal(second.log_step_sizes, whole.log_step_sizes)
 
 
 def test_an_interruption_within_a_step_leaves_the_state_from_before_it(monkeypatch):
-    whole, steps = finish(make()), make()
+    whole, steps = finished(), make()
     next(steps)
     plain, calls = unrolling.adam, []
 
@@ -411,7 +412,7 @@ def test_an_interruption_within_a_step_leaves_the_state_from_before_it(monkeypat
     with pytest.raises(KeyboardInterrupt):
         next(steps)
     assert steps.iteration == 1
-    assert torch.equal(finish(steps).images, whole.images)
+    assert torch.equal(steps.finish().images, whole.images)
 
 
 def test_a_state_of_another_configuration_is_refused():
