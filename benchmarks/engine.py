@@ -66,7 +66,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def published(name, path):
-    """The same iteration by the published code's own network and augmentation, in its loop."""
+    """The same iteration by the published code's own network and augmentation, in a loop like its own."""
     if name.endswith("memory kept"):
         dmtutor.steps.keep_freed_memory()
     gone = types.ModuleType("scipy.ndimage.interpolation")  # it imports what SciPy has no more, and does not use it

@@ -254,7 +254,7 @@ class Steps:
 
     @property
     def fingerprint(self):
-        """A checksum of labels, first and last image, which keeps a state from going on with other data."""
+        """A checksum of labels, first and last image: with another one a state does not go on."""
         some = (self.real.labels, self.real.images[0], self.real.images[-1])
         return zlib.crc32(b"".join(t.cpu().contiguous().numpy().tobytes() for t in some))
 
@@ -281,7 +281,7 @@ class Steps:
         Raises
         ------
         ValueError
-            If one of them differs.
+            If one of them differs. Of the data only labels, first and last image are compared.
         """
         ours = {"method": self.config.method, **asdict(self.config)}
         theirs = {"method": state.get("method"), **state["config"]}
