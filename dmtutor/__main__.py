@@ -112,7 +112,7 @@ def _data_flags(command, dataset_default):
     told = "" if dataset_default else "; the one the set was made of if left out"
     command.add_argument("--dataset", default=dataset_default, metavar="NAME",
                          help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{told}")  # fmt: skip
-    command.add_argument("--root", metavar="DIR", help="where torchvision's data sets lie or are downloaded to")
+    command.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
     command.add_argument("--size", type=int, help="resize the images of a folder to size × size")
     command.add_argument("--device", help="cpu, cuda, …")
 
