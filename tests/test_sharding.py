@@ -202,6 +202,7 @@ def made(tmp_path_factory):
     finally:
         for process in running:
             process.kill()
+            process.communicate()
     assert [code for _, _, code in told.values()] == [0, 0, 0], told
     return folder, told, train
 
