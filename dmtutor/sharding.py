@@ -22,14 +22,19 @@ def join():
 
 def leave():
     """Part from them: what follows is the first process's work alone."""
+    global parted
     if processes() > 1:
-        distributed.barrier()  # torch 2.6 waits for ever for a process that has gone
-        distributed.destroy_process_group()
+        distributed.barrier()
+        parted = True  # the group ends with its processes: to destroy it, torch 2.6 and 2.7 may wait for ever
+
+
+parted = False
 
 
 def processes():
-    """How many processes share the work: 1 outside ``torchrun``."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    """How many processes share the work: 1 outside ``torchrun``, and after :func:`leave`."""
+    together = distributed.is_available() and distributed.is_initialized() and not parted
+    return distributed.get_world_size() if together else 1
 
 
 def rank():
