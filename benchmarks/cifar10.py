@@ -181,18 +181,12 @@ def choose(table, real, validation, name, seed, folder):
     config = config_of(name)
     for result, images in ends(made(folder, name, seed)).items():
         key = {"experiment": "choice", "run": name, "result": result, "ipc": config.ipc, "seed": seed}
-        if table.find(**key) is None:
-            synthetic = as_set(real, images.half().float(), config.ipc)
-            networks = 5 if config.ipc < 50 else 2  # there 3 minutes each
-            accuracies = evaluate(synthetic, validation, networks=networks, recipe=SHORT, generator=seeded(0))
-            table.add({**key, "accuracies": results.pack(accuracies)})
-            print(f"{key}: {accuracies}", flush=True)
-    key = {"experiment": "choice", "method": "Random", "ipc": 50}
-    if config.ipc == 50 and table.find(**key) is None:
-        one = random_subset(real, 50, generator=seeded(0))
-        accuracies = evaluate(one, validation, networks=2, recipe=SHORT, generator=seeded(0))
-        table.add({**key, "accuracies": results.pack(accuracies)})
-        print(f"{key}: {accuracies}", flush=True)
+        synthetic = as_set(real, images.half().float(), config.ipc)
+        networks = 5 if config.ipc < 50 else 2  # there 3 minutes each
+        table.judge(key, synthetic, validation, networks=networks, recipe=SHORT)
+    if config.ipc == 50:
+        key = {"experiment": "choice", "method": "Random", "ipc": 50}
+        table.judge(key, random_subset(real, 50, generator=seeded(0)), validation, networks=2, recipe=SHORT)
 
 
 def keep(real, run, name, config):
@@ -222,17 +216,10 @@ def test(table, real, test_images, name, seed, folder):
     key = {"experiment": "test", "recipe": "published" if recipe is LONG else f"{recipe.epochs} epochs"}
     for result, images in list(ends(run).items())[-1 if seed > 0 else 0 :]:
         row = {**key, "method": method_of(name), "run": name, "result": result, "ipc": ipc, "seed": seed}
-        if table.find(**row) is None:
-            one = as_set(real, images, ipc)
-            accuracies = evaluate(one, test_images, networks=networks, recipe=recipe, generator=seeded(0))
-            table.add({**row, "seconds": round(run["seconds"]), "accuracies": results.pack(accuracies)})
-            print(f"{row}: {accuracies}", flush=True)
-    row = {**key, "method": "Random", "ipc": ipc}
-    if table.find(**row) is None:
-        sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(draws)]
-        accuracies = evaluate(sets, test_images, networks=1, recipe=recipe, generator=seeded(0))
-        table.add({**row, "accuracies": results.pack(accuracies)})
-        print(f"{row}: {accuracies}", flush=True)
+        one, seconds = as_set(real, images, ipc), round(run["seconds"])
+        table.judge(row, one, test_images, networks=networks, recipe=recipe, seconds=seconds)
+    sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(draws)]
+    table.judge({**key, "method": "Random", "ipc": ipc}, sets, test_images, networks=1, recipe=recipe)
 
 
 @functools.cache
@@ -256,11 +243,8 @@ def coresets(table, real, validation, test_images):
 
     for ipc in (1, 10):
         key = {"experiment": "test", "recipe": "no augmentation", "method": "Random", "ipc": ipc}
-        if table.find(**key) is None:
-            sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(5)]
-            accuracies = evaluate(sets, test_images, networks=1, recipe=PLAIN, generator=seeded(0))
-            table.add({**key, "accuracies": results.pack(accuracies)})
-            print(f"{key}: {accuracies}", flush=True)
+        sets = [random_subset(real, ipc, generator=seeded(i)) for i in range(5)]
+        table.judge(key, sets, test_images, networks=1, recipe=PLAIN)
     for ipc in (1, 10):
         for rule in RULES if ipc > 1 else ["Herding"]:  # the first choice is the same for both
             found = {}

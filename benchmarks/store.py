@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import dmtutor
+from dmtutor import evaluate, results
 
 FOLDER = Path(dmtutor.__file__).parent / "results"
 
@@ -50,6 +51,13 @@ class Table:
     def find(self, **key):
         """The first row with these values, or None."""
         return next((row for row in self.rows if all(row.get(k) == v for k, v in key.items())), None)
+
+    def judge(self, key, sets, images, *, networks, recipe, **more):
+        """Score sets, unless this row is there, and add it: the same luck for all, see `dmtutor.evaluate`."""
+        if self.find(**key) is None:
+            accuracies = evaluate(sets, images, networks=networks, recipe=recipe, generator=seeded(0))
+            self.add({**key, **more, "accuracies": results.pack(accuracies)})
+            print(f"{key}: {accuracies}", flush=True)
 
     def add(self, row):
         """Append a row; the file is replaced as a whole."""

@@ -65,7 +65,7 @@ class Config:
     pooling: str = "avg"
 
     def __post_init__(self):
-        for name in ("ipc", "iterations", "batch_real"):
+        for name in ("ipc", "iterations", "batch_real", "width", "depth"):
             check_positive(name, getattr(self, name))
         if self.lr_img is not None:
             check_step_size("lr_img", self.lr_img)
