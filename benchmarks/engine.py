@@ -6,14 +6,13 @@
 CIFAR-10-shaped noise, ten images per class, 256 real ones, ConvNet-3/128, six operations. Every variant lives in a
 process of its own, and they take turns, one iteration each, so that what else the machine does meets all alike. The
 first iteration is not counted. Some variants differ from another one only in what the allocator does with freed
-memory: gives it back to the system, keeps it up to the library's bounds (its default), or keeps all of it. Beside them
-stand the rates of a large matrix product, by ``@`` and as a 1×1 convolution, and of the network's own middle
-convolution, which bound what any engine can reach. Results go to dmtutor/results/engine.json; run it on a quiet
-machine. PATH is https://github.com/VICO-UoE/DatasetCondensation; nothing of it is copied.
+memory: gives it back to the system, or keeps it up to the library's bounds (its default). Beside them stand the rates
+of a large matrix product, by ``@`` and as a 1×1 convolution, and of the network's own middle convolution, which bound
+what any engine can reach. Results go to dmtutor/results/engine.json; run it on a quiet machine. PATH is
+https://github.com/VICO-UoE/DatasetCondensation; nothing of it is copied.
 """
 
 import argparse
-import ctypes
 import itertools
 import subprocess
 import sys
@@ -31,8 +30,6 @@ import dmtutor
 from dmtutor import ConvNet, DMConfig, dm_steps, from_arrays
 
 VARIANTS = {  # name: changes to the published setting
-    "one forward of all classes": {"block": "all"},
-    "one forward of all classes, all memory kept": {"block": "all"},
     "class by class": {"block": 256},
     "class by class, memory given back": {"block": 256},
     "blocks of 16": {"block": 16},
@@ -55,14 +52,7 @@ def ours(name):
     if name.endswith("memory given back"):
         dmtutor.steps.keep_freed_memory = lambda: None
     steps = dm_steps(real, config=config, generator=torch.Generator().manual_seed(0))
-    if name.endswith("all memory kept"):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
     return lambda: float(next(steps).loss)
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def published(name, path):

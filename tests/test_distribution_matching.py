@@ -441,20 +441,28 @@ GLIBC = [int(part) for part in platform.libc_ver()[1].split(".")] if platform.li
 def test_freed_memory_is_kept_for_the_next_tensor():
     """Page faults, in a fresh process: every 4 KB that the system has to clear is one."""
     count = """
-import resource, torch
+import resource, sys, threading, torch
 from dmtutor.memory import keep_freed_memory
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def compute():
     for _ in range(20):
-        x = torch.zeros(1_000_000); y = x + 1; z = y + 1; del x, y, z
+        x = torch.zeros(int(sys.argv[1])); y = x + 1; z = y + 1; del x, y, z
+def faults(in_a_thread):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    if in_a_thread:
+        thread = threading.Thread(target=compute); thread.start(); thread.join()
+    else:
+        compute()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-before = faults()
-keep_freed_memory(); faults()
-print(before, faults())
+torch.set_num_threads(1)
+before = faults(False)
+keep_freed_memory(); faults(False)
+print(before, faults(False), faults(True))
 """
-    done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
-    assert 5 * after < before > 5_000  # a tensor of 977 pages may come anew now and then
+    for size in ("1_000_000", "25_000_000"):  # 4 MB; 100 MB, more than an arena of its own would keep for a thread
+        command = [sys.executable, "-c", count, size]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        before, *after = map(int, done.stdout.split())
+        assert 5 * max(after) < before > 5_000  # a tensor may come anew now and then
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
