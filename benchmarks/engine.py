@@ -2,17 +2,19 @@
 
     python benchmarks/engine.py                                   # ours, some minutes
     python benchmarks/engine.py --reference PATH [--rounds 5]     # beside the published code, PATH a clone of it
+    python benchmarks/engine.py --reference PATH --into again     # into another file, dmtutor/results/engine_again.json
 
 CIFAR-10-shaped noise, ten images per class, 256 real ones, ConvNet-3/128, six operations. Every variant lives in a
 process of its own, and they take turns, one iteration each, so that what else the machine does meets all alike. The
 first iteration is not counted. Some variants differ from another one only in what the allocator does with freed
-memory: gives it back to the system, or keeps it up to the library's bounds (its default). Beside them stand the rates
-of a large matrix product, by ``@`` and as a 1×1 convolution, and of the network's own middle convolution, which bound
-what any engine can reach. Results go to dmtutor/results/engine.json; run it on a quiet machine. PATH is
-https://github.com/VICO-UoE/DatasetCondensation; nothing of it is copied.
+memory: gives it back to the system, keeps it up to the library's bounds (its default), or keeps all of it. Beside them
+stand the rates of a large matrix product, by ``@`` and as a 1×1 convolution, and of the network's own middle
+convolution, which bound what any engine can reach. Results go to dmtutor/results/engine.json; run it on a quiet
+machine. PATH is https://github.com/VICO-UoE/DatasetCondensation; nothing of it is copied.
 """
 
 import argparse
+import ctypes
 import itertools
 import subprocess
 import sys
@@ -30,6 +32,8 @@ import dmtutor
 from dmtutor import ConvNet, DMConfig, dm_steps, from_arrays
 
 VARIANTS = {  # name: changes to the published setting
+    "one forward of all classes": {"block": "all"},
+    "one forward of all classes, all memory kept": {"block": "all"},
     "class by class": {"block": 256},
     "class by class, memory given back": {"block": 256},
     "blocks of 16": {"block": 16},
@@ -52,7 +56,14 @@ def ours(name):
     if name.endswith("memory given back"):
         dmtutor.steps.keep_freed_memory = lambda: None
     steps = dm_steps(real, config=config, generator=torch.Generator().manual_seed(0))
+    if name.endswith("all memory kept"):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
     return lambda: float(next(steps).loss)
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def published(name, path):
@@ -145,6 +156,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--reference", type=Path, help="a clone of the published code")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--into", help="what the name of the result file ends with")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
@@ -160,7 +172,8 @@ def main():
         convolution = rate(2 * 9 * 128**2 * 16 * 16**2, lambda: F.conv2d(x, w, padding=1))
         x, w = torch.randn(1, 4096, 64, 64).to(memory_format=torch.channels_last), torch.randn(4096, 4096, 1, 1)
         pointwise = rate(2 * 4096**3, lambda: F.conv2d(x, w), repeats=5)
-    table = Table("engine", command="python benchmarks/engine.py --reference PATH")
+    name = f"engine_{asked.into}" if asked.into else "engine"
+    table = Table(name, command="python benchmarks/engine.py --reference PATH")
     table.rows.clear()
     print(f"matrix product {product:.0f} GFLOP/s, as a 1×1 convolution {pointwise:.0f}, middle convolution "
           f"{convolution:.0f}; an iteration {flop / 1e9:.0f} GFLOP")  # fmt: skip

@@ -444,7 +444,7 @@ def test_freed_memory_is_kept_for_the_next_tensor():
 import resource, sys, threading, torch
 from dmtutor.memory import keep_freed_memory
 def compute():
-    for _ in range(20):
+    for _ in range(int(sys.argv[2])):
         x = torch.zeros(int(sys.argv[1])); y = x + 1; z = y + 1; del x, y, z
 def faults(in_a_thread):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -458,8 +458,8 @@ before = faults(False)
 keep_freed_memory(); faults(False)
 print(before, faults(False), faults(True))
 """
-    for size in ("1_000_000", "25_000_000"):  # 4 MB; 100 MB, more than an arena of its own would keep for a thread
-        command = [sys.executable, "-c", count, size]
+    for size in (("1_000_000", "20"), ("25_000_000", "10")):  # 100 MB: more than a thread's own arena would keep
+        command = [sys.executable, "-c", count, *size]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         before, *after = map(int, done.stdout.split())
         assert 5 * max(after) < before > 5_000  # a tensor may come anew now and then
