@@ -1,17 +1,20 @@
 """The playgrounds in a browser: the page computes again what dmtutor computed, on numbers handed over."""
 
+import json
+import re
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 from runs import seeded
 
-from dmtutor import DMConfig, Recipe, dm_steps, load, random_subset, train_network
+from dmtutor import DMConfig, Recipe, dm_steps, evaluate, from_arrays, load, playgrounds, random_subset, train_network
 from dmtutor.augmentation import SiameseAugment
 from dmtutor.data import batches
 from dmtutor.embeddings import RandomFourierFeatures
 from dmtutor.mmd import Gaussian, Linear, mmd2, witness
-from dmtutor.playgrounds import ALPHABET, encode, script
+from dmtutor.playgrounds import ALPHABET, SENTENCE, encode, script
 
 DTYPE = torch.float64
 NAMES = "linear, gaussian, fourier, mmd2, witness, gradient, sgd, clouds, draw, worth, generator, decode, likeMnist, "
@@ -246,3 +249,357 @@ def test_three_steps_of_the_judge(page, data):
     assert_equal(torch.cat(got_moved), torch.cat(moved))
     with torch.no_grad():
         assert got["right"] == (trained(few.images).argmax(1) == few.labels).tolist()
+
+
+# In a reader's hands ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, data):
+    """A page with each playground, one with both, twice: as files, for that is how a book may be opened."""
+    folder = tmp_path_factory.mktemp("pages")
+    both = {"points": playgrounds.points()._repr_html_(), "digits": playgrounds.digits(*data)._repr_html_()}
+    for name, body in {**both, "twice": 2 * "".join(both.values())}.items():
+        style = ":root { color-scheme: light dark } @media (prefers-color-scheme: dark) { body { background: #121212; "
+        style += "color: #ced6dd } } body { max-width: 750px; margin: 1rem auto; padding: 0 1rem }"
+        (folder / f"{name}.html").write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><link rel="icon" href="data:,">'
+            f'<meta name="viewport" content="width=device-width"><style>{style}</style>'
+            f"<main><h1>{name}</h1>{body}<p style='height: 3000px'></p></main></html>",
+            encoding="utf-8",
+        )
+    return folder
+
+
+@pytest.fixture
+def visit(browser, folder):
+    """Opens a playground; in the end nothing failed, and nothing was asked of any host."""
+    contexts, wrong = [], []
+
+    def open_page(name, **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        context.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+        context.on("weberror", lambda error: wrong.append(str(error.error)))
+        context.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(r.url))
+        page = context.new_page()
+        page.goto((folder / f"{name}.html").as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong, "\n".join(wrong)
+
+
+def read(page, name, expression):
+    """A value of a playground, `it`."""
+    return page.evaluate(f"() => {{ const it = document.querySelector('dm-{name}'); return {expression}; }}")
+
+
+def wait(page, name, condition):
+    page.wait_for_function(f"() => {{ const it = document.querySelector('dm-{name}'); return {condition}; }}")
+
+
+def shown(page, name, part):
+    return read(page, name, f"it.parts.{part}.textContent")
+
+
+def run_at_once(page, name, preset):
+    """The experiment up to its answer, with reduced motion, where a press comes to an end of its own."""
+    page.locator(f"[data-preset={preset}]").click()
+    while read(page, name, "it.steps < it.preset.after"):
+        page.locator("#run").click()
+        wait(page, name, "!it.loop")
+
+
+STILL = {"reduced_motion": "reduce"}
+CENTRES = torch.tensor([[-1.6, -1.0], [1.5, -1.3], [0.2, 1.5]], dtype=DTYPE)
+
+
+def the_points(page):
+    return torch.tensor(read(page, "points", "[...it.S]"), dtype=DTYPE).view(-1, 2)
+
+
+def cloud(page):
+    return torch.tensor(read(page, "points", "[...it.T]"), dtype=DTYPE).view(-1, 2)
+
+
+def shares(points):
+    return torch.cdist(points, CENTRES).argmin(1).bincount(minlength=3).tolist()
+
+
+def test_nothing_starts_by_itself_and_the_first_picture_is_true(visit):
+    page = visit("points")
+    page.wait_for_timeout(300)
+    assert read(page, "points", "[it.steps, Boolean(it.loop)]") == [0, False]
+    expected = mmd2(cloud(page), the_points(page), kernel=Gaussian(0.5))
+    assert float(shown(page, "points", "value")) == pytest.approx(float(expected), rel=6e-3)
+    expected = read(page, "points", "Math.round(it.worth(it.S))")
+    assert int(shown(page, "points", "worth")) == expected
+    assert read(page, "points", "it.parts.answer.hidden")
+
+
+def test_the_answers_about_points_are_true(visit):
+    page = visit("points", **STILL)
+    started, found = {}, {}
+    for name in ("moons", "narrow", "wide", "linear", "wave", "judge"):
+        page.locator(f"[data-preset={name}]").click()
+        started[name] = the_points(page), int(shown(page, "points", "worth"))
+        run_at_once(page, "points", name)
+        found[name] = the_points(page), int(shown(page, "points", "worth")), shown(page, "points", "value")
+        assert read(page, "points", "!it.parts.answer.hidden && it.parts.answer.textContent")
+        if name == "narrow":
+            assert (torch.cdist(found[name][0], cloud(page)).amin(1) > 1).sum() == 1
+    assert 90 < found["moons"][1] < 120
+    assert shares(started["narrow"][0]) == shares(found["narrow"][0]) == [10, 4, 2]
+    assert torch.equal(started["wide"][0], started["narrow"][0]) and shares(found["wide"][0]) == [8, 5, 3]
+    assert 1.8 < found["wide"][1] / found["narrow"][1] < 2.5
+    shifts = found["linear"][0] - started["linear"][0]
+    torch.testing.assert_close(shifts, shifts[:1].expand_as(shifts))
+    assert found["linear"][2] == found["wave"][2] == "0"
+    assert all(found[name][1] <= started[name][1] for name in ("linear", "wave"))
+    torch.testing.assert_close(found["judge"][0], found["moons"][0])
+    assert found["judge"][1] == 19
+
+
+def test_descent_runs_pauses_and_rests_out_of_sight(visit):
+    page = visit("points")
+    before = float(shown(page, "points", "value"))
+    page.locator("#run").click()
+    wait(page, "points", "it.steps >= 20")
+    assert shown(page, "points", "run") == "Pause"
+    assert "After 0 steps" in shown(page, "points", "spoken") or not shown(page, "points", "spoken")
+    page.locator("#run").click()
+    wait(page, "points", "!it.loop")
+    steps = read(page, "points", "it.steps")
+    assert float(shown(page, "points", "value")) < before / 2
+    wait(page, "points", f"it.parts.spoken.textContent.includes('After {steps} steps')")
+    page.locator("#run").click()
+    wait(page, "points", f"it.steps > {steps}")
+    page.evaluate("scrollTo(0, 2500)")
+    wait(page, "points", "!it.loop")
+    assert shown(page, "points", "run") == "Descend"
+
+
+def test_a_point_moves_by_keys(visit):
+    page = visit("points")
+    start = the_points(page)
+    handles = page.locator("#stage button")
+    assert handles.count() == 16
+    handles.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("PageDown")
+    page.keyboard.press("ArrowUp")
+    moved = the_points(page) - start
+    torch.testing.assert_close(moved[:2], torch.tensor([[0.1, -0.5], [0.0, 0.1]], dtype=DTYPE))
+    assert not moved[2:].any()
+    x, y = (start[1] + moved[1]).tolist()
+    wait(page, "points", "it.parts.spoken.textContent")
+    assert handles.nth(1).get_attribute("aria-label") == f"point 2 at {x:.1f}, {y:.1f}"
+    assert handles.evaluate_all("all => all.filter(one => one.tabIndex === 0).length") == 1
+    expected = float(mmd2(cloud(page), the_points(page), kernel=Gaussian(0.5)))
+    assert float(shown(page, "points", "value")) == pytest.approx(expected, rel=6e-3)
+
+
+def on_the_map(page, x, y):
+    """Where on the screen a point of the plane is."""
+    box = page.locator("#map").bounding_box()
+    return box["x"] + (x / 3.6 + 1) / 2 * box["width"], box["y"] + (1 - y / 3.6) / 2 * box["height"]
+
+
+def test_a_point_is_dragged_by_mouse(visit):
+    page = visit("points")
+    points = the_points(page)
+    alone = int(torch.cdist(points, points).topk(2, largest=False).values[:, 1].argmax())  # no other lies on it
+    x, y = points[alone].tolist()
+    page.mouse.move(*on_the_map(page, x, y))
+    page.mouse.down()
+    page.mouse.move(*on_the_map(page, 0, 0), steps=3)
+    page.mouse.move(*on_the_map(page, 2, -3), steps=3)
+    page.mouse.up()
+    torch.testing.assert_close(the_points(page)[alone], torch.tensor([2, -3], dtype=DTYPE), rtol=0, atol=0.03)
+    assert page.locator("#stage [aria-pressed=true]").count() == 0
+
+
+def test_a_point_is_tapped_and_then_its_place(visit):
+    page = visit("points", viewport={"width": 390, "height": 844}, has_touch=True)
+    page.locator("#stage").scroll_into_view_if_needed()
+    x, y = the_points(page)[15].tolist()
+    page.touchscreen.tap(*on_the_map(page, x, y))
+    (chosen,) = page.locator("#stage button").evaluate_all(
+        "all => all.flatMap((one, i) => one.ariaPressed === 'true' ? [i] : [])"
+    )
+    page.touchscreen.tap(*on_the_map(page, -3, 3))
+    torch.testing.assert_close(the_points(page)[chosen], torch.tensor([-3, 3], dtype=DTYPE), rtol=0, atol=0.05)
+    assert page.locator("#stage [aria-pressed=true]").count() == 0
+
+
+def test_dials_change_what_they_say(visit):
+    page = visit("points")
+    page.locator("#bandwidth").focus()
+    page.keyboard.press("End")
+    assert page.locator("#bandwidth").get_attribute("aria-valuetext") == shown(page, "points", "bandwidthValue") == "4"
+    expected = float(mmd2(cloud(page), the_points(page), kernel=Gaussian(4.0)))
+    assert float(shown(page, "points", "value")) == pytest.approx(expected, rel=6e-3)
+    page.locator("#kernel").select_option("linear")
+    assert not page.locator("#bandwidth").is_visible() and not page.locator("#features").is_visible()
+    expected = float(mmd2(cloud(page), the_points(page), kernel=Linear()))
+    assert float(shown(page, "points", "value")) == pytest.approx(expected, rel=6e-3)
+    page.locator("#kernel").select_option("features")
+    assert page.locator("#features").is_visible() and not page.locator("#bandwidth").is_visible()
+    assert shown(page, "points", "question").startswith("Your own experiment")
+    assert page.locator("select:visible, input:visible").count() <= 4
+
+
+@pytest.mark.parametrize("name, pieces", [("points", 5), ("digits", 20)])
+def test_where_motion_is_unwanted_a_press_goes_to_its_end_in_small_pieces(visit, name, pieces):
+    page = visit(name, **STILL)
+    page.evaluate(
+        f"""() => {{
+            const it = document.querySelector("dm-{name}"), show = it.show.bind(it);
+            it.frames = 0;
+            it.shows = [];
+            it.show = () => (it.shows.push(it.frames), show());
+            const count = () => {{ it.frames++; requestAnimationFrame(count); }};
+            requestAnimationFrame(count);
+        }}"""
+    )
+    page.locator("#run").click()
+    wait(page, name, "it.steps && !it.loop")
+    assert read(page, name, "it.steps") == read(page, name, "it.constructor.leap")
+    start, *middle, end = read(page, name, "it.shows")
+    assert end - start >= pieces and not [frame for frame in middle if start + 1 < frame < end]
+
+
+def test_no_piece_of_work_is_long(visit):
+    """A browser's long tasks are those of more than 50 ms; a busy machine stretches them."""
+    watch = """() => {
+        window.long = [];
+        new PerformanceObserver(list => long.push(...list.getEntries().map(task => task.duration)))
+            .observe({ type: "longtask" });
+    }"""
+    for name in ("points", "digits"):
+        page = visit(name)
+        page.evaluate(watch)
+        page.locator("#run").click()
+        wait(page, name, "it.steps >= 15")
+        page.locator("#run").click()
+        if name == "digits":
+            page.locator("#judge").click()
+            page.locator("#reading").wait_for()
+        assert max(page.evaluate("long"), default=0) < 200
+
+
+def test_ten_digits_condense_and_teach(visit):
+    """One visit to the digits: a step, a run, two networks, a pad."""
+    page = visit("digits")
+    picture = "it.parts.synthetic.children[8].toDataURL()"
+    start, random = (read(page, "digits", picture.replace("synthetic", row)) for row in ("synthetic", "random"))
+    assert start == random
+    page.locator("#once").click()
+    assert read(page, "digits", "it.steps") == 1 and read(page, "digits", picture) != start
+    page.locator("#run").click()
+    wait(page, "digits", "it.steps >= 40")
+    page.locator("#run").click()
+    wait(page, "digits", "!it.loop")
+    assert read(page, "digits", picture.replace("synthetic", "random")) == random
+    curve = read(page, "digits", "it.curves.at(-1)")
+    assert curve[-1] < 0.8 * curve[0]
+    growth, counts = float(shown(page, "digits", "contrast")), float(shown(page, "digits", "effective"))
+    assert growth > 1 > counts
+
+    page.locator("#judge").click()
+    page.locator("#reading").wait_for()
+    of, few, many = map(int, re.findall(r"\d+ (?=test)|(?<=reads )\d+|\d+(?=\.)", shown(page, "digits", "verdict")))
+    assert of == 300 and 100 < few < many - 20
+    wait(page, "digits", "it.parts.spoken.textContent.includes('reads')")
+
+    box = page.locator("#ink").bounding_box()
+    at = lambda x, y: (box["x"] + x * box["width"], box["y"] + y * box["height"])  # noqa: E731
+    page.mouse.move(*at(0.5, 0.2))
+    page.mouse.down()
+    page.mouse.move(*at(0.5, 0.8), steps=8)
+    page.mouse.up()
+    rows = page.locator("#readings tr")
+    of_one = [rows.nth(i).locator("td").nth(1).inner_text() for i in (0, 1)]
+    assert [int(text) > 50 for text in of_one] == [True, True], "a stroke is a one"
+    page.locator("#wipe").click()
+    assert rows.nth(0).locator("td").nth(1).inner_text() == "–"
+    page.locator("#example").click()
+    assert rows.nth(0).locator("td").nth(1).inner_text() != "–"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["points", "digits"])
+def test_everybody_can_use_it(visit, name, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(name, color_scheme=scheme)
+    if name == "digits":
+        page.locator("#judge").click()
+        page.locator("#reading").wait_for()
+    else:
+        read(page, name, "it.parts.answer.hidden = false")
+    violations = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert not violations, "\n".join(f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in violations)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    inside = "[...it.shadowRoot.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > 390)"
+    assert not read(page, name, f"{inside}.map(e => e.id || e.tagName)")
+
+
+def test_a_page_may_hold_it_twice(visit):
+    page = visit("twice")
+    assert page.locator("#map").count() == 2 and page.locator("#ink").count() == 2
+    steps = "() => [...document.querySelectorAll('dm-points')].map(one => one.steps)"
+    page.locator("dm-points").nth(1).locator("#once").click()
+    assert page.evaluate(steps) == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["points", "digits"])
+def test_without_scripts_there_is_a_sentence(visit, name):
+    page = visit(name, java_script_enabled=False)
+    assert page.get_by_text(SENTENCE).is_visible()
+    assert not visit(name).get_by_text(SENTENCE).is_visible()
+
+
+def test_what_a_notebook_stores_is_small_and_the_same_again(data):
+    made = [playgrounds.points(), playgrounds.digits(*data)]
+    assert [repr(one) for one in made] == ["Playground(name='points')", "Playground(name='digits')"]
+    stored = [json.dumps(one._repr_html_(), ensure_ascii=False) for one in made]
+    assert stored[1] == json.dumps(playgrounds.digits(*data)._repr_html_(), ensure_ascii=False)
+    assert sum(len(text.encode()) for text in stored) <= 300_000
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"per_class": 401}, "train must hold at least 401 images of every class; got 400"),
+    ({"test_per_class": 0}, "test_per_class must be a positive integer; got 0"),
+])
+def test_digits_that_are_not_there(data, change, message):
+    with pytest.raises(ValueError, match=message):
+        playgrounds.digits(*data, **change)
+
+
+def test_digits_of_another_shape(data):
+    other = from_arrays(torch.rand(4, 8, 8), [0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"train must be images of 1×28×28 in 10 classes; got LabeledImages\(4 images"):
+        playgrounds.digits(other, data[1])
+
+
+@pytest.mark.slow
+def test_what_the_page_makes_is_worth_nearly_as_much_as_the_librarys(visit, data):
+    """300 steps, by the library's judge, against the ten random digits they started from and the library's own."""
+    train, test = data
+    page = visit("digits", **STILL)
+    run_at_once(page, "digits", "chapter")
+    labels = torch.arange(10)
+    random, made = (
+        replace(train, images=torch.tensor(read(page, "digits", f"it.{ten}.map(x => [...x])")).view(10, 1, 28, 28),
+                labels=labels)
+        for ten in ("ten", "dm.images")
+    )
+    own = dm_steps(train, config=DMConfig(ipc=1, iterations=300), generator=seeded(0)).finish()
+    by_judge = [evaluate(one, test, networks=3, generator=seeded(1)).mean for one in (random, made, own)]
+    assert by_judge[1] > by_judge[0] + 0.2 and by_judge[1] > by_judge[2] - 0.04, by_judge

@@ -111,7 +111,7 @@ def test_page(visit, theme, path):
                                   if "widget-view" in path.read_text(encoding="utf-8")])
 def test_slider_moves_frames_by_keyboard(visit, path):
     page = visit(path)
-    slider = page.get_by_role("slider").first
+    slider = page.locator(".widget-slider [role=slider]").first
     assert slider.get_attribute("aria-label")
     before, frames = slider.get_attribute("aria-valuenow"), page.evaluate(VISIBLE_FRAMES)
     slider.focus()

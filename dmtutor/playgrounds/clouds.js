@@ -1,5 +1,5 @@
-// The distributions of chapter 2, as mixtures of normal ones: centres (flat, as points are), shares, variances. The arcs
-// and circles are chains of centres, so near to each other that the noise leaves no trace of them.
+// The distributions of chapter 2, as mixtures of normal ones: centres (flat, as points are), shares, variances. The
+// arcs and circles are chains of centres, so near to each other that the noise leaves no trace of them.
 import { normal } from "./randomness.js";
 
 function mixture(parts) {
@@ -63,8 +63,8 @@ function smoothed({ centres, shares, variances }, x, y, h, more = 0) {
   return sum;
 }
 
-// Chapter 2's `worth`: the number of random points that have the same MMD² to the distribution, on average. Returns the
-// function of a set of points.
+// Chapter 2's `worth`, a function of a set of points: so many random points have the same MMD² to the distribution, on
+// average.
 export function worth(cloud, h) {
   const { centres, shares, variances } = cloud;
   let within = 0; // E k(x, x′)

@@ -14,7 +14,8 @@ export function* trainNetwork(network, images, labels, recipe, random) {
     });
     const lr = recipe.lr * (step < Math.max(1, Math.floor(recipe.steps / 2)) ? 1 : 0.1);
     const { momentum, weight_decay: weightDecay } = recipe;
-    network.parameters.forEach((p, i) => sgd(p, gradients[i], velocity[i], { lr, momentum, weightDecay }));
+    for (const [i, p] of network.parameters.entries())
+      sgd(p, gradients[i], velocity[i], { lr, momentum, weightDecay });
     yield step + 1;
   }
 }

@@ -2,8 +2,8 @@
 
 export const SIDE = 28;
 
-// Images from the text that dmtutor.playgrounds.encode made, normalised: a letter is two pixels of eight greys, or a run
-// of black ones.
+// Images from the text that dmtutor.playgrounds.encode made, normalised: a letter is two pixels of eight greys, or a
+// run of black ones.
 export function decode(text, alphabet, mean, std) {
   const code = new Map([...alphabet].map((letter, i) => [letter, i + 1])), images = [];
   const shades = Array.from({ length: 8 }, (_, level) => (level / 7 - mean) / std);
@@ -34,8 +34,8 @@ export function paint(canvas, image, mean, std) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-// A drawing, (side, side) numbers in [0, 1], as MNIST was made of its scans: scaled so that the longer side of its ink is
-// 20 pixels, and moved so that its centre of mass is in the middle of 28×28. null where there is no ink.
+// A drawing, (side, side) numbers in [0, 1], as MNIST was made of its scans: scaled so that the longer side of its ink
+// is 20 pixels, and moved so that its centre of mass is in the middle of 28×28. null where there is no ink.
 export function likeMnist(ink, side) {
   let left = side, right = -1, top = side, bottom = -1;
   for (let y = 0; y < side; y++)

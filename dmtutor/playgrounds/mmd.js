@@ -1,6 +1,6 @@
 // Maximum mean discrepancy of points in the plane: dmtutor/mmd.py, and the random features of dmtutor/embeddings.py.
 // Points are flat arrays x₀, y₀, x₁, y₁, … A kernel is given by its mean embeddings: kernel(points) is the function
-// (x, y) → [mean_i k((x, y), pointᵢ), its derivative by x, by y].
+// (x, y) → [mean k((x, y), point), its derivative by x, by y].
 
 // Linear
 export const linear = () => (points) => {

@@ -101,7 +101,7 @@ export class ConvNet {
   }
 
   loadParameters(values) {
-    values.forEach((value, i) => this.parameters[i].set(value));
+    for (const [i, value] of values.entries()) this.parameters[i].set(value);
     return this;
   }
 
@@ -177,7 +177,7 @@ export class ConvNet {
   }
 }
 
-const relu = (value) => (value > 0 ? value : 0);
+const relu = (value) => Math.max(0, value);
 
 // Values from … to less their mean, over their standard deviation, whose inverse is returned.
 function normalize(values, from, to) {
