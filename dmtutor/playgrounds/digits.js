@@ -11,6 +11,8 @@ const PAD = 7 * SIDE; // pixels of the pad along a side
 const AUGMENT = "crop_scale_rotate";
 const RECIPE = { steps: 150, width: 8, lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
 const ROWS = ["the random ten", "the synthetic ten"];
+const HEADS = Array.from({ length: 10 }, (_, c) => `<th scope="col">${c}</th>`).join("");
+const CANVAS = `<canvas width="${SIDE}" height="${SIDE}"></canvas>`;
 
 const rms = (images) => Math.sqrt(images.reduce((sum, image) => sum + square(image), 0) / images.length / SIDE ** 2);
 const square = (image) => image.reduce((sum, value) => sum + value ** 2, 0);
@@ -46,7 +48,7 @@ class Digits extends Playground {
       init: "real",
       seed: 1,
       after: 300,
-      question: "Each step sees one real digit of each class. How far will the loss fall, and will the digits still condense?",
+      question: "Each step sees one real digit of each class. Will the loss fall as far? Will digits condense?",
       answer: "ONE",
     },
     bare: {
@@ -84,15 +86,16 @@ class Digits extends Playground {
       td i { display: block; background: #d55e00; }
     </style>
     <div class="row">
-      <label>Real digits a step <select id="batch"><option>1</option><option>4</option><option>16</option></select></label>
+      <label>Real digits of each class <select id="batch"><option>1</option><option>4</option><option>16</option>
+        </select></label>
       <label>Step size <select id="step"><option value="0.25">η / 4</option><option value="1">η</option>
         <option value="8">8 η</option></select></label>
       <label>Width <select id="width"><option>8</option><option>16</option><option>32</option></select></label>
       <label>Augmentation <select id="augment"><option value="${AUGMENT}">crop, scale, rotate</option>
         <option>none</option></select></label>
     </div>
-    <div>Ten random digits</div><div class="sheet" id="random" role="img"></div>
-    <div>Ten synthetic digits</div><div class="sheet" id="synthetic" role="img"></div>
+    <div>Ten random digits</div><div class="sheet" id="random" role="img">${CANVAS.repeat(10)}</div>
+    <div>Ten synthetic digits</div><div class="sheet" id="synthetic" role="img">${CANVAS.repeat(10)}</div>
     <div class="row">
       <button class="act" type="button" id="run">Condense</button>
       <button class="act" type="button" id="once">One step</button>
@@ -106,19 +109,19 @@ class Digits extends Playground {
       <output id="verdict"></output>
     </div>
     <div class="row" id="reading" hidden>
-      <div><canvas id="ink" width="${PAD}" height="${PAD}" role="img" aria-label="a pad to draw a digit on"></canvas></div>
+      <canvas id="ink" width="${PAD}" height="${PAD}" role="img" aria-label="a pad to draw a digit on"></canvas>
       <div>
         <div class="row"><button class="act" type="button" id="example">A test digit</button>
           <button class="act" type="button" id="wipe">Wipe</button>
-          <canvas id="asSeen" width="${SIDE}" height="${SIDE}" role="img" aria-label="the digit as the networks see it"></canvas></div>
+          <canvas id="asSeen" width="${SIDE}" height="${SIDE}" role="img" aria-label="the digit as the networks see it">
+          </canvas></div>
         <table><caption>Draw a digit. What do the two networks read? In per cent</caption>
-          <thead><tr><th scope="col">network of</th>${[...Array(10).keys()].map((c) => `<th scope="col">${c}</th>`).join("")}</tr></thead>
+          <thead><tr><th scope="col">network of</th>${HEADS}</tr></thead>
           <tbody id="readings"></tbody></table>
       </div>
     </div>`;
 
-  connectedCallback() {
-    if (this.shadowRoot) return;
+  build() {
     const { alphabet, mean, std, train, test } = Object.fromEntries([...this.attributes].map((a) => [a.name, a.value]));
     this.shade = [Number(mean), Number(std)];
     [this.real, this.test] = [train, test].map((text) => {
@@ -126,11 +129,8 @@ class Digits extends Playground {
       return Array.from({ length: 10 }, (_, c) => images.slice(c * each, (c + 1) * each));
     });
     this.curves = [];
-    super.connectedCallback();
-    const canvas = () => Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE });
-    for (const id of ["random", "synthetic"]) this.parts[id].append(...this.real.map(canvas));
+    this.chance = generator(2); // of the examples; those of a run are drawn by another
     this.sketch();
-    this.refresh();
   }
 
   get steps() {
@@ -138,10 +138,15 @@ class Digits extends Playground {
   }
 
   get config() {
-    const { batch, width, augment } = this.parts;
-    const config = { batch_real: Number(batch.value), width: Number(width.value), augment: augment.value, momentum: 0.5 };
-    config.lr_img = (512 / (16 * config.width)) * this.parts.step.value;
-    return { ...config, init: this.preset?.init ?? "real" };
+    const { batch, step, width, augment } = this.parts;
+    return {
+      batch_real: Number(batch.value),
+      lr_img: (512 / (16 * width.value)) * step.value,
+      momentum: 0.5,
+      init: this.preset?.init ?? "real",
+      augment: augment.value,
+      width: Number(width.value),
+    };
   }
 
   restart(seed) {
@@ -151,6 +156,7 @@ class Digits extends Playground {
     this.start = this.dm.images.map((image) => Float64Array.from(image));
     this.ten = this.config.init === "real" ? this.start : this.real.map((pool) => choose(pool, 1, this.random)[0]);
     this.curves = [...this.curves.slice(-4), []];
+    this.paint("random", this.ten);
   }
 
   // A dial: from the next step on
@@ -166,8 +172,8 @@ class Digits extends Playground {
       this.restart(seed);
     }
     if (name === "judge") this.judge();
-    if (name === "example") this.example();
-    if (name === "wipe") this.wipe();
+    if (name === "example") return this.example();
+    if (name === "wipe") return this.wipe();
   }
 
   // One class; ten are a step.
@@ -180,13 +186,13 @@ class Digits extends Playground {
     return whole;
   }
 
+  paint(row, images) {
+    for (const [c, canvas] of [...this.parts[row].children].entries()) paint(canvas, images[c], ...this.shade);
+  }
+
   show() {
-    const { parts, dm, shade } = this, growth = rms(dm.images) / rms(this.start);
-    for (const [id, images] of [["random", this.ten], ["synthetic", dm.images]])
-      [...parts[id].children].forEach((canvas, c) => {
-        paint(canvas, images[c], ...shade);
-      });
-    const curve = this.curves.at(-1);
+    const { parts, dm } = this, growth = rms(dm.images) / rms(this.start), curve = this.curves.at(-1);
+    this.paint("synthetic", dm.images);
     parts.steps.textContent = this.steps;
     parts.loss.textContent = curve.length ? curve.at(-1).toFixed(1) : "–";
     parts.contrast.textContent = growth.toFixed(2);
@@ -200,8 +206,7 @@ class Digits extends Playground {
     parts.random.setAttribute("aria-label", "ten random digits, 0 to 9");
     parts.synthetic.setAttribute("aria-label", `ten synthetic digits, 0 to 9, after ${this.steps} steps`);
     parts.curve.setAttribute("aria-label", `The loss over ${this.steps} steps, now ${parts.loss.textContent}.`);
-    const done = `After ${this.steps} steps the loss is ${parts.loss.textContent}. ${parts.answer.textContent}`;
-    return this.news ? `${this.news}` : done;
+    return `After ${this.steps} steps the loss is ${parts.loss.textContent}.`;
   }
 
   // Two networks, the same at their start, each on one row; then test digits for both.
@@ -234,12 +239,11 @@ class Digits extends Playground {
       right.push(count);
     }
     this.networks = networks;
-    verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads ${right[0]}, that of `
-      + `${ROWS[1]} after ${after} steps ${right[1]}.`;
+    verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads ${right[0]}, `
+      + `that of ${ROWS[1]} after ${after} steps ${right[1]}.`;
     this.busy = false;
     this.parts.reading.hidden = false;
-    this.example();
-    this.refresh();
+    this.refresh(`${verdict.textContent} ${this.example()}`);
   }
 
   // The pad: a drawing is read when the pen is lifted.
@@ -268,43 +272,45 @@ class Digits extends Playground {
       drawing = false;
       const { data } = pen.getImageData(0, 0, PAD, PAD), [mean, std] = this.shade;
       const image = likeMnist(Float64Array.from({ length: PAD ** 2 }, (_, i) => data[4 * i + 3] / 255), PAD);
-      this.read(image?.map((value) => (value - mean) / std));
-      this.refresh();
+      this.refresh(this.read(image?.map((value) => (value - mean) / std)));
     });
   }
 
   wipe() {
     this.pen.clearRect(0, 0, PAD, PAD);
     this.printed = false;
-    this.read();
+    return this.read();
   }
 
   // For those who do not draw
   example() {
     this.wipe();
-    const image = choose(this.test.flat(), 1, this.random)[0], [mean, std] = this.shade;
+    const image = choose(this.test.flat(), 1, this.chance)[0], [mean, std] = this.shade;
     image.forEach((value, i) => {
       this.pen.globalAlpha = Math.max(0, value * std + mean);
       this.pen.fillRect(7 * (i % SIDE), 7 * Math.floor(i / SIDE), 7, 7);
     });
     this.pen.globalAlpha = 1;
     this.printed = true;
-    this.read(image);
+    return this.read(image);
   }
 
+  // Shows what the networks make of an image, and says it.
   read(image) {
     const blank = new Float64Array(SIDE ** 2).fill(-this.shade[0] / this.shade[1]);
     paint(this.parts.asSeen, image ?? blank, ...this.shade);
     const found = this.networks.map((network) => image && probabilities(network, image));
     this.parts.readings.innerHTML = found
       .map((p, i) => {
-        const cells = this.real.map((_, c) =>
-          p ? `<td><i style="height:${(2.2 * p[c]).toFixed(2)}rem"></i>${Math.round(100 * p[c])}</td>` : "<td>–</td>");
+        const cells = this.real.map((_, c) => {
+          const share = p ? p[c] : 0;
+          return `<td><i style="height:${(2.2 * share).toFixed(2)}rem"></i>${p ? Math.round(100 * share) : "–"}</td>`;
+        });
         return `<tr><th scope="row">${ROWS[i]}</th>${cells.join("")}</tr>`;
       })
       .join("");
     const said = found.map((p, i) => `that of ${ROWS[i]} reads ${p && argmax(p)}`);
-    this.news = image ? `Of the two networks ${said.join(", ")}.` : "The pad is empty.";
+    return image ? `Of the two networks ${said.join(", ")}.` : "The pad is empty.";
   }
 }
 

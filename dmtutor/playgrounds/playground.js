@@ -27,7 +27,8 @@ const STYLE = `
 export const nextFrame = () => new Promise(requestAnimationFrame);
 
 // A subclass has: static page, presets, verb, leap (steps of a press where nothing shall move) and budget (milliseconds
-// of a frame for computing); restart, change, act, advance, show, describe, and `steps`.
+// of a frame for computing); build, once; restart; change and act, for its dials and buttons; advance and `steps`; show
+// and describe.
 export class Playground extends HTMLElement {
   connectedCallback() {
     if (this.shadowRoot) return; // it was only moved
@@ -45,6 +46,7 @@ export class Playground extends HTMLElement {
       this.seen = entry.isIntersecting;
       if (!this.seen) this.running = false;
     }).observe(this);
+    this.build();
     this.choose(Object.keys(presets)[0]);
     this.refresh();
   }
@@ -71,10 +73,8 @@ export class Playground extends HTMLElement {
 
   pressed(button) {
     if (!button) return;
-    if (button.dataset.preset) this.choose(button.dataset.preset);
-    else if (button.id === "run") this.run();
-    else this.act(button.id);
-    this.refresh();
+    if (button.id === "run") this.run();
+    this.refresh(button.dataset.preset ? this.choose(button.dataset.preset) : this.act(button.id));
   }
 
   // Until it is pressed again, or out of sight.
@@ -105,8 +105,8 @@ export class Playground extends HTMLElement {
     while (this.steps < goal && performance.now() < end);
   }
 
-  // Everything that is seen and, at rest, what is said of it.
-  refresh() {
+  // Everything that is seen and, at rest, what is said: news, or how things are.
+  refresh(news) {
     const { question, answer, spoken } = this.parts;
     for (const button of this.shadowRoot.querySelectorAll("[data-preset]"))
       button.setAttribute("aria-pressed", this.constructor.presets[button.dataset.preset] === this.preset);
@@ -115,7 +115,7 @@ export class Playground extends HTMLElement {
     if (this.running) return;
     answer.hidden = !(this.preset && this.steps >= this.preset.after);
     answer.textContent = answer.hidden ? "" : this.preset.answer;
-    const text = this.describe();
+    const text = news ?? `${this.describe()} ${answer.textContent}`;
     clearTimeout(this.waiting);
     this.waiting = setTimeout(() => {
       if (!this.running) spoken.textContent = text;

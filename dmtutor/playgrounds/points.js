@@ -7,7 +7,7 @@ import { choose, generator, normal } from "./randomness.js";
 
 const N = 200, M = 16; // points of the cloud, and those that stand in for them
 const REACH = 3.6; // of the picture, either way
-const GRID = 61; // places of the witness along a side
+const GRID = 49; // places of the witness along a side
 const SIZE = 600; // pixels of the picture
 const TOP = 0.12; // where colours end, unless the witness goes further
 const clamp = (value) => Math.max(-REACH, Math.min(REACH, value));
@@ -24,8 +24,8 @@ class Points extends Playground {
       seed: 1,
       after: 300,
       question: "Which of the sixteen points will go farthest? Choose one, then descend.",
-      answer: "Each point climbed towards blue, cloud that no point stood for, and away from orange, a crowd of points. "
-        + "Hardly any colour is left, and sixteen are worth about a hundred.",
+      answer: "Each point climbed towards blue, cloud that no point stood for, and away from orange, a crowd of points."
+        + " Little colour is left, and the sixteen are worth about a hundred.",
     },
     narrow: {
       name: "Narrow kernel",
@@ -51,8 +51,8 @@ class Points extends Playground {
       seed: 1,
       after: 300,
       question: "The linear kernel sees means. What shape will the points take?",
-      answer: "The one they had: all sixteen moved by the same vector. The means agree, so MMD² is zero, up to rounding; "
-        + "to the judge, who sees more, they are worth no more than before.",
+      answer: "The one they had: all sixteen moved by the same vector. The means agree, so MMD² is zero, up to "
+        + "rounding; to the judge, who sees more, they are worth no more than before.",
     },
     wave: {
       name: "Two features",
@@ -61,8 +61,8 @@ class Points extends Playground {
       after: 300,
       question: "One random frequency makes one cosine and one sine. Will MMD² fall to zero? Will the points go to "
         + "the moons?",
-      answer: "MMD² is zero, up to rounding, and the points are worth no more than before: two features are one wave, and "
-        + "all that is matched is the mean of that wave.",
+      answer: "MMD² is zero, up to rounding, and the points are worth no more than before: two features are one wave, "
+        + "and all that is matched is the mean of that wave.",
     },
     judge: {
       name: "A closer judge",
@@ -71,8 +71,8 @@ class Points extends Playground {
       after: 300,
       question: "Moved by h = 0.5, as the moons above, but judged by a kernel five times as narrow. How many random "
         + "points will the sixteen be worth?",
-      answer: "Nineteen. To the judge with h = 0.5 the same sixteen are worth about a hundred: who asks for detail, gets "
-        + "little of it from sixteen points.",
+      answer: "Nineteen. To the judge with h = 0.5 the same sixteen are worth about a hundred: who asks for detail "
+        + "gets little of it from sixteen points.",
     },
   };
 
@@ -90,11 +90,15 @@ class Points extends Playground {
     </style>
     <div class="half">
       <div id="left">
-        <div id="stage" role="group" aria-label="Sixteen points. Arrow keys move one, with Shift further; Page Up and Page
-          Down go to another. Or tap a point, then its new place.">
+        <div id="stage" role="group" aria-label="sixteen points" aria-describedby="how">
           <canvas id="map" width="${SIZE}" height="${SIZE}" role="img"></canvas></div>
-        <small>Drag a point, or tap it and then its place; arrow keys do it, too. Blue: cloud without points. Orange:
-          points without cloud. Colours end at ±<output id="top"></output>.</small>
+        <div class="row"><button class="act" type="button" id="run">Descend</button>
+          <button class="act" type="button" id="once">One step</button>
+          <button class="act" type="button" id="again">New points</button></div>
+        <small id="how">Drag a point, or tap it and then its place. Keys: arrows move it, with Shift farther; Page Up
+          and Page Down go to another.</small>
+        <small>Blue: cloud without points. Orange: points without cloud. Colours end at ±<output id="top"></output>.
+        </small>
       </div>
       <div>
         <div class="row"><label>Cloud <select id="cloud"><option>moons</option><option>rings</option>
@@ -108,9 +112,6 @@ class Points extends Playground {
           <output id="featuresValue"></output></label></div>
         <div class="row"><label>Judge's h <input type="range" id="judge" min="-1" max="0.3" step="0.1">
           <output id="judgeValue"></output></label></div>
-        <div class="row"><button class="act" type="button" id="run">Descend</button>
-          <button class="act" type="button" id="once">One step</button>
-          <button class="act" type="button" id="again">New points</button></div>
         <p>After <output id="steps"></output> steps MMD² is <output id="value"></output>.<br>The judge says: these 16
           are worth <b><output id="worth"></output></b> random points.</p>
         <canvas id="curve" width="600" height="150" role="img"></canvas>
@@ -118,11 +119,16 @@ class Points extends Playground {
       </div>
     </div>`;
 
-  connectedCallback() {
-    if (this.shadowRoot) return;
+  build() {
     this.small = Object.assign(document.createElement("canvas"), { width: GRID, height: GRID });
+    this.handles = Array.from({ length: M }, (_, i) => this.handle(i));
+    this.parts.map.addEventListener("click", (event) => {
+      if (this.selected == null) return;
+      this.place(this.selected, ...this.position(event));
+      this.select(null);
+      this.refresh();
+    });
     this.curves = [];
-    super.connectedCallback();
   }
 
   // A new cloud, and the first of its points as a start
@@ -216,7 +222,6 @@ class Points extends Playground {
     const [left, down] = [(x) => (x / REACH + 1) / 2, (y) => (1 - y / REACH) / 2];
     for (let i = 0; i < 2 * N; i += 2) pen.fillRect(SIZE * left(this.T[i]) - 2, SIZE * down(this.T[i + 1]) - 2, 4, 4);
     pen.globalAlpha = 1;
-    this.handles ??= Array.from({ length: M }, (_, i) => this.handle(i));
     this.handles.forEach((handle, i) => {
       handle.style.left = `${100 * left(S[2 * i])}%`;
       handle.style.top = `${100 * down(S[2 * i + 1])}%`;
@@ -235,12 +240,11 @@ class Points extends Playground {
       const [x, y] = [this.S[2 * i], this.S[2 * i + 1]].map((value) => value.toFixed(1));
       handle.setAttribute("aria-label", `point ${i + 1} at ${x}, ${y}`);
     });
-    const text = `After ${this.steps} steps MMD squared is ${parts.value.textContent}; by the judge the sixteen points `
-      + `are worth ${parts.worth.textContent} random ones.`;
     parts.map.setAttribute("aria-label", `${N} points in ${parts.cloud.value}, sixteen that stand in for them, and the `
       + "witness between the two as colours.");
     parts.curve.setAttribute("aria-label", `What the sixteen points are worth, over ${this.steps} steps.`);
-    return `${text} ${parts.answer.textContent}`;
+    return `After ${this.steps} steps MMD squared is ${parts.value.textContent}; by the judge the sixteen points are `
+      + `worth ${parts.worth.textContent} random ones.`;
   }
 
   // One of the points: a button that is dragged, or tapped and then its place, or moved by keys.
@@ -267,13 +271,6 @@ class Points extends Playground {
       this.dragged = false;
     });
     handle.addEventListener("keydown", (event) => this.key(i, event));
-    if (!i)
-      this.parts.map.addEventListener("click", (event) => {
-        if (this.selected == null) return;
-        this.place(this.selected, ...this.position(event));
-        this.select(null);
-        this.refresh();
-      });
     return this.parts.stage.appendChild(handle);
   }
 
