@@ -314,6 +314,12 @@ def run_at_once(page, name, preset):
 
 
 STILL = {"reduced_motion": "reduce"}
+
+
+def the_images(page, ten):
+    return torch.tensor(read(page, "digits", f"it.{ten}.map(image => [...image])"), dtype=DTYPE)
+
+
 CENTRES = torch.tensor([[-1.6, -1.0], [1.5, -1.3], [0.2, 1.5]], dtype=DTYPE)
 
 
@@ -453,7 +459,7 @@ def test_dials_change_what_they_say(visit):
     assert page.locator("select:visible, input:visible").count() <= 4
 
 
-@pytest.mark.parametrize("name, pieces", [("points", 5), ("digits", 20)])
+@pytest.mark.parametrize("name, pieces", [("points", 2), ("digits", 20)])
 def test_where_motion_is_unwanted_a_press_goes_to_its_end_in_small_pieces(visit, name, pieces):
     page = visit(name, **STILL)
     page.evaluate(
@@ -589,17 +595,32 @@ def test_digits_of_another_shape(data):
 
 
 @pytest.mark.slow
-def test_what_the_page_makes_is_worth_nearly_as_much_as_the_librarys(visit, data):
-    """300 steps, by the library's judge, against the ten random digits they started from and the library's own."""
+def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
+    """300 steps of each experiment; the first one's digits by the library's judge, against Random and its own."""
     train, test = data
     page = visit("digits", **STILL)
-    run_at_once(page, "digits", "chapter")
-    labels = torch.arange(10)
-    random, made = (
-        replace(train, images=torch.tensor(read(page, "digits", f"it.{ten}.map(x => [...x])")).view(10, 1, 28, 28),
-                labels=labels)
-        for ten in ("ten", "dm.images")
-    )
+    started, made, fall, growth, counts = {}, {}, {}, {}, {}
+    for name in ("chapter", "noise", "one", "bare", "contrast"):
+        page.locator(f"[data-preset={name}]").click()
+        started[name], random = (the_images(page, ten) for ten in ("dm.images", "ten"))
+        run_at_once(page, "digits", name)
+        made[name], fall[name] = the_images(page, "dm.images"), read(page, "digits", "it.curves.at(-1)")
+        growth[name], counts[name] = (float(shown(page, "digits", part)) for part in ("contrast", "effective"))
+        assert read(page, "digits", "it.steps === 300 && !it.parts.answer.hidden && it.parts.answer.textContent")
+
+    angle = torch.cosine_similarity(started["chapter"], made["chapter"])
+    assert set(angle.topk(3, largest=False).indices.tolist()) == {1, 4, 5}
+    assert growth["chapter"] > 2
+    alike = torch.cosine_similarity(made["noise"], made["chapter"])
+    assert alike.median() > 0.8 and torch.cosine_similarity(started["noise"], made["chapter"]).max() < 0.3
+    falls = {name: curve[0] - curve[-1] for name, curve in fall.items()}
+    assert abs(falls["one"] / falls["chapter"] - 1) < 0.1
+    assert all(fall["one"][i] > fall["chapter"][i] + 50 for i in (0, -1))
+    assert torch.cosine_similarity(made["bare"], made["chapter"]).min() > 0.8
+    assert torch.cosine_similarity(made["one"], made["chapter"]).min() > 0.7
+    assert growth["contrast"] > 6 and f"{counts['contrast']:.3f}" == "0.025" and f"{counts['bare']:.2f}" == "0.21"
+
     own = dm_steps(train, config=DMConfig(ipc=1, iterations=300), generator=seeded(0)).finish()
-    by_judge = [evaluate(one, test, networks=3, generator=seeded(1)).mean for one in (random, made, own)]
-    assert by_judge[1] > by_judge[0] + 0.2 and by_judge[1] > by_judge[2] - 0.04, by_judge
+    ours = [replace(own, images=ten.view(10, 1, 28, 28).float()) for ten in (random, made["chapter"])]
+    of_random, of_page, of_own = (evaluate(ten, test, generator=seeded(1)).mean for ten in (*ours, own))
+    assert of_page > of_random + 0.2 and of_page > of_own - 0.04
