@@ -56,7 +56,7 @@ KERNELS = {
     "0.5": (Gaussian(0.5), "gaussian(0.5)"),
     "0.5 and 2": (Gaussian((0.5, 2.0)), "gaussian(0.5, 2)"),
     "2 features": (RandomFourierFeatures(2, 2, bandwidth=0.5, generator=seeded(0)), None),
-    "128 features": (RandomFourierFeatures(2, 128, bandwidth=0.5, generator=seeded(1)), None),
+    "64 features": (RandomFourierFeatures(2, 64, bandwidth=0.5, generator=seeded(1)), None),
 }
 
 
@@ -505,6 +505,7 @@ def test_ten_digits_condense_and_teach(visit):
     start, random = (read(page, "digits", picture.replace("synthetic", row)) for row in ("synthetic", "random"))
     assert start == random
     page.locator("#once").click()
+    wait(page, "digits", "it.steps && !it.loop")
     assert read(page, "digits", "it.steps") == 1 and read(page, "digits", picture) != start
     page.locator("#run").click()
     wait(page, "digits", "it.steps >= 40")
@@ -561,6 +562,7 @@ def test_a_page_may_hold_it_twice(visit):
     assert page.locator("#map").count() == 2 and page.locator("#ink").count() == 2
     steps = "() => [...document.querySelectorAll('dm-points')].map(one => one.steps)"
     page.locator("dm-points").nth(1).locator("#once").click()
+    page.wait_for_function(f"({steps})()[1] === 1")
     assert page.evaluate(steps) == [0, 1]
 
 
@@ -598,15 +600,15 @@ def test_digits_of_another_shape(data):
 def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
     """300 steps of each experiment; the first one's digits by the library's judge, against Random and its own."""
     train, test = data
-    page = visit("digits", **STILL)
+    page = visit("digits")
     started, made, fall, growth, counts = {}, {}, {}, {}, {}
     for name in ("chapter", "noise", "one", "bare", "contrast"):
         page.locator(f"[data-preset={name}]").click()
         started[name], random = (the_images(page, ten) for ten in ("dm.images", "ten"))
-        run_at_once(page, "digits", name)
+        read(page, "digits", "(() => { while (it.steps < 300) it.advance(); it.refresh(); })()")
         made[name], fall[name] = the_images(page, "dm.images"), read(page, "digits", "it.curves.at(-1)")
         growth[name], counts[name] = (float(shown(page, "digits", part)) for part in ("contrast", "effective"))
-        assert read(page, "digits", "it.steps === 300 && !it.parts.answer.hidden && it.parts.answer.textContent")
+        assert read(page, "digits", "!it.parts.answer.hidden && it.parts.answer.textContent")
 
     angle = torch.cosine_similarity(started["chapter"], made["chapter"])
     assert set(angle.topk(3, largest=False).indices.tolist()) == {1, 4, 5}

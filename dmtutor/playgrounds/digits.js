@@ -86,7 +86,7 @@ class Digits extends Playground {
       table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
       caption { text-align: left; }
       :is(th, td) { padding: 0 .15rem; text-align: center; font-weight: normal; min-width: 1.5rem; font-size: .85em; }
-      th[scope=row] { text-align: left; }
+      th[scope=row], th:first-child { text-align: left; vertical-align: bottom; }
       td { vertical-align: bottom; height: 3.6rem; }
       td i { display: block; background: #d55e00; }
     </style>
@@ -108,7 +108,8 @@ class Digits extends Playground {
     </div>
     <p>After <output id="steps"></output> steps: loss <output id="loss"></output>; contrast ×
       <output id="contrast"></output> since the start, so the step size counts × <output id="effective"></output>.</p>
-    <canvas id="curve" width="1200" height="180" role="img"></canvas><small>Loss over steps. Pale: before.</small>
+    <canvas id="curve" width="1200" height="180" role="img"></canvas>
+    <small>Loss over steps, from 0 to <output id="most"></output>. Pale: before.</small>
     <div class="row">
       <button class="act" type="button" id="judge">Train a network on each row</button>
       <output id="verdict"></output>
@@ -170,7 +171,6 @@ class Digits extends Playground {
   }
 
   act(name) {
-    if (name === "once") while (!this.advance());
     if (name === "again") {
       const seed = Math.floor(2 ** 32 * this.random());
       if (this.preset?.init !== "noise") this.preset = null;
@@ -203,7 +203,9 @@ class Digits extends Playground {
     parts.contrast.textContent = growth.toFixed(2);
     const counts = dm.images.map((image, c) => square(this.start[c]) / square(image));
     parts.effective.textContent = (counts.reduce((a, b) => a + b) / 10).toPrecision(2);
-    plot(parts.curve, this.curves, { from: 0, to: Math.max(1, ...this.curves.flat()) });
+    const most = Math.max(1, ...this.curves.flat());
+    parts.most.textContent = most.toFixed(0);
+    plot(parts.curve, this.curves, { from: 0, to: most });
   }
 
   describe() {
@@ -308,8 +310,9 @@ class Digits extends Playground {
     this.parts.readings.innerHTML = found
       .map((p, i) => {
         const cells = this.real.map((_, c) => {
-          const share = p ? p[c] : 0;
-          return `<td><i style="height:${(2.2 * share).toFixed(2)}rem"></i>${p ? Math.round(100 * share) : "–"}</td>`;
+          if (!p) return "<td>–</td>";
+          const text = Math.round(100 * p[c]), tag = c === argmax(p) ? "b" : "span";
+          return `<td><i style="height:${(2.2 * p[c]).toFixed(2)}rem"></i><${tag}>${text}</${tag}></td>`;
         });
         return `<tr><th scope="row">${ROWS[i]}</th>${cells.join("")}</tr>`;
       })

@@ -5,21 +5,22 @@ export const SIDE = 28;
 // Images from the text that dmtutor.playgrounds.encode made, normalised: a letter is two pixels of eight greys, or a
 // run of black ones.
 export function decode(text, alphabet, mean, std) {
-  const code = new Map([...alphabet].map((letter, i) => [letter, i + 1])), images = [];
+  const codes = new Uint8Array(128), images = [];
+  for (let i = 0; i < alphabet.length; i++) codes[alphabet.charCodeAt(i)] = i + 1;
   const shades = Array.from({ length: 8 }, (_, level) => (level / 7 - mean) / std);
   let image, at = SIDE ** 2;
-  for (const letter of text) {
+  for (let i = 0; i < text.length; i++) {
     if (at === SIDE ** 2) {
       image = new Float64Array(SIDE ** 2).fill(shades[0]);
       images.push(image);
       at = 0;
     }
-    const pair = code.get(letter);
-    if (pair < 64) {
-      image[at] = shades[pair >> 3];
-      image[at + 1] = shades[pair & 7];
+    const code = codes[text.charCodeAt(i)];
+    if (code < 64) {
+      image[at] = shades[code >> 3];
+      image[at + 1] = shades[code & 7];
     }
-    at += pair < 64 ? 2 : 2 * (pair - 63);
+    at += code < 64 ? 2 : 2 * (code - 63);
   }
   return images;
 }

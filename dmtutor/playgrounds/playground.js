@@ -74,11 +74,12 @@ export class Playground extends HTMLElement {
   pressed(button) {
     if (!button) return;
     if (button.id === "run") this.run();
+    if (button.id === "once") this.run(1);
     this.refresh(button.dataset.preset ? this.choose(button.dataset.preset) : this.act(button.id));
   }
 
-  // Until it is pressed again, or out of sight.
-  async run() {
+  // So many steps, or until it is pressed again; and not out of sight.
+  async run(count) {
     if (this.busy) return;
     if (this.loop) {
       this.running = false;
@@ -87,7 +88,7 @@ export class Playground extends HTMLElement {
     this.running = this.loop = true;
     this.parts.run.textContent = "Pause";
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const goal = still ? this.steps + this.constructor.leap : Infinity;
+    const goal = this.steps + (count ?? (still ? this.constructor.leap : Infinity));
     while (this.running && this.steps < goal) {
       await nextFrame();
       if (this.running) this.work(still ? 10 : this.constructor.budget, goal);
@@ -139,7 +140,7 @@ export function plot(canvas, curves, { log, line, from, to }) {
     });
     pen.stroke();
   };
-  pen.lineWidth = 3;
+  pen.lineWidth = (2 * width) / (canvas.clientWidth || width); // two pixels of the screen
   if (line) {
     pen.setLineDash([8, 8]);
     draw(Array(most + 1).fill(line), "#8c8c8c");

@@ -108,7 +108,7 @@ class Points extends Playground {
           <option value="linear">linear</option></select></label></div>
         <div class="row"><label id="ofBandwidth">Bandwidth h <input type="range" id="bandwidth" min="-1" max="0.6"
           step="0.1"><output id="bandwidthValue"></output></label>
-          <label id="ofFeatures">Features <input type="range" id="features" min="1" max="7" step="1">
+          <label id="ofFeatures">Features <input type="range" id="features" min="1" max="6" step="1">
           <output id="featuresValue"></output></label></div>
         <div class="row"><label>Judge's h <input type="range" id="judge" min="-1" max="0.3" step="0.1">
           <output id="judgeValue"></output></label></div>
@@ -136,7 +136,7 @@ class Points extends Playground {
     this.random = generator(seed);
     this.cloud = clouds[this.parts.cloud.value];
     this.T = draw(this.cloud, N, this.random);
-    this.frequencies = Array.from({ length: 128 }, () => normal(this.random));
+    this.frequencies = Array.from({ length: 64 }, () => normal(this.random));
     this.begin(this.T.slice(0, 2 * M));
   }
 
@@ -182,12 +182,10 @@ class Points extends Playground {
   }
 
   act(name) {
-    if (name === "once") this.advance();
-    if (name === "again") {
-      this.preset = null;
-      const places = choose([...Array(N).keys()], M, this.random);
-      this.begin(Float64Array.from(places.flatMap((i) => [this.T[2 * i], this.T[2 * i + 1]])));
-    }
+    if (name !== "again") return;
+    this.preset = null;
+    const places = choose([...Array(N).keys()], M, this.random);
+    this.begin(Float64Array.from(places.flatMap((i) => [this.T[2 * i], this.T[2 * i + 1]])));
   }
 
   // `descend` of chapter 2, one step. A point that is held stays, and none leaves the picture.
