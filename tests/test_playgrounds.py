@@ -415,7 +415,7 @@ def on_the_map(page, x, y):
     return box["x"] + (x / 3.6 + 1) / 2 * box["width"], box["y"] + (1 - y / 3.6) / 2 * box["height"]
 
 
-def test_a_point_is_dragged_by_mouse(visit):
+def test_a_point_is_dragged_by_mouse_and_stays_while_it_is_held(visit):
     page = visit("points")
     points = the_points(page)
     alone = int(torch.cdist(points, points).topk(2, largest=False).values[:, 1].argmax())  # no other lies on it
@@ -424,6 +424,11 @@ def test_a_point_is_dragged_by_mouse(visit):
     page.mouse.down()
     page.mouse.move(*on_the_map(page, 0, 0), steps=3)
     page.mouse.move(*on_the_map(page, 2, -3), steps=3)
+    page.locator("#run").focus()
+    page.keyboard.press("Enter")
+    wait(page, "points", "it.steps >= 5")
+    page.keyboard.press("Enter")
+    wait(page, "points", "!it.loop")
     page.mouse.up()
     torch.testing.assert_close(the_points(page)[alone], torch.tensor([2, -3], dtype=DTYPE), rtol=0, atol=0.03)
     assert page.locator("#stage [aria-pressed=true]").count() == 0

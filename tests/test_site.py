@@ -121,6 +121,16 @@ def test_slider_moves_frames_by_keyboard(visit, path):
     page.wait_for_function(f"before => ({VISIBLE_FRAMES})() !== before", arg=frames)
 
 
+@pytest.mark.parametrize("path, name", [("02_mmd", "points"), ("07_distribution_matching", "digits")])
+def test_playground_computes_in_the_page(visit, path, name):
+    page = visit(f"book/{path}.html")
+    playground = page.locator(f"dm-{name}")
+    playground.scroll_into_view_if_needed()
+    assert not playground.get_by_text("run this cell").is_visible()
+    playground.locator("#once").click()
+    page.wait_for_function(f"document.querySelector('dm-{name}').steps === 1")
+
+
 def test_drawers_open_on_a_phone(visit):
     page = visit("book/notation.html")
     page.set_viewport_size({"width": 390, "height": 844})

@@ -191,7 +191,7 @@ class Points extends Playground {
   // `descend` of chapter 2, one step. A point that is held stays, and none leaves the picture.
   advance() {
     const { S, velocity } = this, slopes = gradient(this.T, S, this.kernel);
-    if (this.held != null) slopes.fill(0, 2 * this.held, 2 * this.held + 2);
+    if (this.held != null) for (const part of [slopes, velocity]) part.fill(0, 2 * this.held, 2 * this.held + 2);
     sgd(S, slopes, velocity, { lr: 0.25 * M, momentum: 0.9 });
     for (let i = 0; i < S.length; i++) S[i] = clamp(S[i]);
     this.steps++;
@@ -224,7 +224,7 @@ class Points extends Playground {
       handle.style.left = `${100 * left(S[2 * i])}%`;
       handle.style.top = `${100 * down(S[2 * i + 1])}%`;
     });
-    parts.top.textContent = top.toFixed(2);
+    parts.top.textContent = top.toPrecision(2);
     parts.steps.textContent = this.steps;
     const value = mmd2(this.T, S, this.kernel);
     parts.value.textContent = value < 1e-12 ? 0 : value.toPrecision(3); // what is below is rounding
