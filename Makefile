@@ -30,6 +30,7 @@ book: .venv/installed  ## render the book into _build/html
 
 test: .venv/installed  ## lint, unit tests, every notebook, the book with warnings as errors, its pages
 	$(BIN)/ruff check .
+	$(BIN)/python tools/lint_scripts.py
 	$(TEST) --nbval --dist loadfile --ignore tests/test_site.py
 	$(MAKE) book
 	$(TEST) tests/test_site.py

@@ -6,16 +6,14 @@ environment variable DMTUTOR_CHROMIUM names. Without one of the two it skips; un
 
 import functools
 import http.server
-import os
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
+from browsing import unavailable
 
 SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
 PAGES = sorted(SITE.glob("book/*.html")) + [p for name in ("genindex", "search") for p in SITE.glob(f"{name}.html")]
-BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
 VISIBLE_FRAMES = """() => [...document.querySelectorAll('.widget-html-content')]
     .filter(frame => frame.offsetParent !== null).map(frame => frame.innerHTML).join()"""
 RAW = r"""() => (document.querySelector('main').innerText
@@ -33,10 +31,6 @@ SIDEWAYS = """() => [...document.querySelectorAll('article table, article mjx-co
 })"""
 
 
-def unavailable(what):
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
-
-
 @pytest.fixture(scope="module")
 def address():
     if not PAGES:
@@ -46,22 +40,6 @@ def address():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser(address):
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        unavailable("playwright is not installed")
-    found = os.environ.get("DMTUTOR_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_playwright() as playwright:
-        found = found or playwright.chromium.executable_path
-        if not Path(found).exists():
-            unavailable("no Chromium: install it, or name one in DMTUTOR_CHROMIUM")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -133,7 +111,7 @@ def test_page(visit, theme, path):
                                   if "widget-view" in path.read_text(encoding="utf-8")])
 def test_slider_moves_frames_by_keyboard(visit, path):
     page = visit(path)
-    slider = page.get_by_role("slider").first
+    slider = page.locator(".widget-slider [role=slider]").first
     assert slider.get_attribute("aria-label")
     before, frames = slider.get_attribute("aria-valuenow"), page.evaluate(VISIBLE_FRAMES)
     slider.focus()
@@ -141,6 +119,16 @@ def test_slider_moves_frames_by_keyboard(visit, path):
     page.keyboard.press(key)
     assert slider.get_attribute("aria-valuenow") != before
     page.wait_for_function(f"before => ({VISIBLE_FRAMES})() !== before", arg=frames)
+
+
+@pytest.mark.parametrize("path, name", [("02_mmd", "points"), ("07_distribution_matching", "digits")])
+def test_playground_computes_in_the_page(visit, path, name):
+    page = visit(f"book/{path}.html")
+    playground = page.locator(f"dm-{name}")
+    playground.scroll_into_view_if_needed()
+    assert not playground.get_by_text("run this cell").is_visible()
+    playground.locator("#once").click()
+    page.wait_for_function(f"document.querySelector('dm-{name}').steps === 1")
 
 
 def test_drawers_open_on_a_phone(visit):

@@ -1,0 +1,144 @@
+"""Playgrounds: they compute in the reader's page, without a kernel, a server or a download.
+
+The scripts beside this file mirror the library in plain JavaScript and double precision, each named after the module
+that it repeats: one set of numbers gives one result in both, which the tests check in a browser. A playground is the
+output of a code cell and holds all that it needs. Where scripts do not run, a sentence stands there.
+"""
+
+import re
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+
+import torch
+
+from ..checks import check_positive
+
+SENTENCE = "A playground, which computes in the page: run this cell, or open the chapter in the rendered book."
+LEVELS = 8  # greys of a digit
+ALPHABET = "".join(letter for letter in map(chr, range(33, 127)) if letter not in "\"&'<>\\`")  # safe in HTML and JSON
+
+
+@dataclass(frozen=True)
+class Playground:
+    """What :func:`points` and :func:`digits` return: a notebook and a page show it as a custom element."""
+
+    name: str
+    attributes: dict = field(default_factory=dict, repr=False)
+
+    def _repr_html_(self):
+        attributes = "".join(f' {key}="{escape(str(value))}"' for key, value in self.attributes.items())
+        return (
+            f"<dm-{self.name}{attributes}><p><em>{SENTENCE}</em></p></dm-{self.name}>\n<script>\n"
+            f'(() => {{\n"use strict";\nif (customElements.get("dm-{self.name}")) return;\n{script(self.name)}}})();\n'
+            "</script>"
+        )
+
+
+def script(*names):
+    """Modules and those that they import, each once, as one script for a page: without ``import`` and ``export``."""
+    found = {}
+
+    def visit(name):
+        if name not in found:
+            text = files(__name__).joinpath(f"{name}.js").read_text(encoding="utf-8")
+            for other in re.findall(r'^import .* from "\./(\w+)\.js";$', text, re.M):
+                visit(other)
+            found[name] = re.sub(r"^import .*\n|^export ", "", text, flags=re.M)
+
+    for name in names:
+        visit(name)
+    return "\n".join(found.values())
+
+
+def encode(images):
+    """Pixels as a text of letters: each is two neighbours of eight greys, or a run of black pairs.
+
+    Parameters
+    ----------
+    images : Tensor, (n, 1, H, W)
+        Pixels in [0, 1], H · W even.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> encode(torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1]).view(1, 1, 2, 4))
+    'h*f'
+    """
+    pairs = (images * (LEVELS - 1)).round().long().view(-1, 2) @ torch.tensor([LEVELS, 1])
+    text, black, longest = [], 0, len(ALPHABET) - LEVELS**2 + 1
+    of_image = images[0].numel() // 2
+    for i, pair in enumerate(pairs.tolist()):
+        if black and (pair or black == longest or i % of_image == 0):
+            text.append(ALPHABET[LEVELS**2 - 2 + black])
+            black = 0
+        if pair:
+            text.append(ALPHABET[pair - 1])
+        else:
+            black += 1
+    if black:
+        text.append(ALPHABET[LEVELS**2 - 2 + black])
+    return "".join(text)
+
+
+def points():
+    """Move sixteen points onto a cloud in the plane, by hand or downhill on MMD², as in chapter 2.
+
+    Returns
+    -------
+    Playground
+
+    Examples
+    --------
+    >>> points()
+    Playground(name='points')
+    """
+    return Playground("points")
+
+
+def digits(train, test, *, per_class=160, test_per_class=30):
+    """Condense ten digits, train networks on them and draw a digit for these to read, as in chapter 7.
+
+    Parameters
+    ----------
+    train, test : LabeledImages
+        Digits of ten classes, 1×28×28. The page gets the first of each class, in eight greys.
+    per_class, test_per_class : int
+        So many images of each class: about 110 bytes each.
+
+    Returns
+    -------
+    Playground
+
+    Raises
+    ------
+    ValueError
+        If images are not 1×28×28 of ten classes, or a class has not as many.
+
+    Examples
+    --------
+    >>> from dmtutor import load
+    >>> digits(*load("mnist5k"), per_class=2, test_per_class=1)
+    Playground(name='digits')
+    """
+    parts = {}
+    for name, part, count in (("train", train, per_class), ("test", test, test_per_class)):
+        check_positive("per_class" if part is train else "test_per_class", count)
+        shape = list(part.images.shape[1:])
+        if shape != [1, 28, 28] or len(part.classes) != 10:
+            raise ValueError(f"{name} must be images of 1×28×28 in 10 classes; got {part!r}")
+        if part.counts.min() < count:
+            raise ValueError(f"{name} must hold at least {count} images of every class; got {int(part.counts.min())}")
+        parts[name] = part.select(torch.cat([rows[:count] for rows in part.rows_of_class])).pixels
+    return Playground(
+        "digits",
+        {
+            "alphabet": ALPHABET,
+            "mean": float(train.mean),
+            "std": float(train.std),
+            **{name: encode(pixels.clamp(0, 1)) for name, pixels in parts.items()},
+        },
+    )

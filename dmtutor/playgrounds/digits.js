@@ -1,0 +1,325 @@
+// <dm-digits>: chapter 7, "Ten digits". Distribution matching on real digits, networks that learn from ten, and a pad.
+import { SiameseAugment } from "./augmentation.js";
+import { DMSteps } from "./distribution_matching.js";
+import { argmax, correct, probabilities, trainNetwork } from "./evaluation.js";
+import { decode, likeMnist, paint, SIDE } from "./images.js";
+import { ConvNet } from "./networks.js";
+import { nextFrame, Playground, plot } from "./playground.js";
+import { choose, generator } from "./randomness.js";
+
+const PAD = 7 * SIDE; // pixels of the pad along a side
+const AUGMENT = "crop_scale_rotate";
+const RECIPE = { steps: 150, width: 8, lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+const ROWS = ["the random ten", "the synthetic ten"];
+const HEADS = Array.from({ length: 10 }, (_, c) => `<th scope="col">${c}</th>`).join("");
+const CANVAS = `<canvas width="${SIDE}" height="${SIDE}"></canvas>`;
+
+const rms = (images) => Math.sqrt(images.reduce((sum, image) => sum + square(image), 0) / images.length / SIDE ** 2);
+const square = (image) => image.reduce((sum, value) => sum + value ** 2, 0);
+const settings = { batch: 4, step: 1, width: 16, augment: AUGMENT };
+
+class Digits extends Playground {
+  static verb = "Condense";
+  static leap = 100;
+  static budget = 10;
+
+  static presets = {
+    chapter: {
+      name: "As in the chapter",
+      dials: settings,
+      init: "real",
+      seed: 1,
+      after: 300,
+      question: "Which of the ten will change most? Choose two, then condense for 300 steps.",
+      answer: "By the angle between start and end the 1, the 5 and the 4. All grew bold, and the contrast more than "
+        + "doubled. Now train a network on each row: what is the change worth?",
+    },
+    noise: {
+      name: "From noise",
+      dials: settings,
+      init: "noise",
+      seed: 1,
+      after: 300,
+      question: "The lower row is noise now. Will digits come out of it?",
+      answer: "They do, and most look much like those that began as real ones: the means that they match are the same.",
+    },
+    one: {
+      name: "A batch of one",
+      dials: { ...settings, batch: 1 },
+      init: "real",
+      seed: 1,
+      after: 300,
+      question: "Each step sees one real digit of each class, not four. Will the loss fall as far? Will the digits "
+        + "condense?",
+      answer: "It falls about as far, but from higher up: the floor of the loss (section 4) is four times as high for one "
+        + "digit as for four. The digits condense all the same.",
+    },
+    bare: {
+      name: "No augmentation",
+      dials: { ...settings, augment: "none" },
+      init: "real",
+      seed: 1,
+      after: 300,
+      question: "Real and synthetic digits are compared as they are. Will you see that in the strokes?",
+      answer: "Hardly: each digit is much like the one that augmentation made. In section 6 augmentation is worth 0.6 "
+        + "points of accuracy, on three sets.",
+    },
+    contrast: {
+      name: "Contrast that grows",
+      dials: { ...settings, step: 8, augment: "none" },
+      init: "real",
+      seed: 1,
+      after: 300,
+      question: "Eight times the step size, and no augmentation. Will it still count eight times after 300 steps?",
+      answer: "No: the contrast grew more than sixfold, so the step size counts × 0.025. Eight times that is about what "
+        + "is left of η itself after as many steps, × 0.21 (see No augmentation). Section 7 tells why.",
+    },
+  };
+
+  static page = `
+    <style>
+      .sheet { display: grid; grid-template-columns: repeat(10, 1fr); gap: 3px; margin: .2rem 0 .7rem; }
+      @media (max-width: 600px) { .sheet { grid-template-columns: repeat(5, 1fr); } }
+      .sheet canvas, #asSeen { image-rendering: pixelated; border-radius: .2rem; background: #000; }
+      #ink { width: ${PAD}px; height: ${PAD}px; background: #000; touch-action: none; cursor: crosshair; }
+      #asSeen { width: ${2 * SIDE}px; }
+      table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+      caption { text-align: left; }
+      :is(th, td) { padding: 0 .15rem; text-align: center; font-weight: normal; min-width: 1.5rem; font-size: .85em; }
+      th[scope=row], th:first-child { text-align: left; vertical-align: bottom; }
+      td { vertical-align: bottom; height: 3.6rem; }
+      td i { display: block; background: #d55e00; }
+    </style>
+    <div class="row">
+      <label>Real digits of each class <select id="batch"><option>1</option><option>4</option><option>16</option>
+        </select></label>
+      <label>Step size <select id="step"><option value="0.25">η / 4</option><option value="1">η</option>
+        <option value="8">8 η</option></select></label>
+      <label>Width <select id="width"><option>8</option><option>16</option><option>32</option></select></label>
+      <label>Augmentation <select id="augment"><option value="${AUGMENT}">crop, scale, rotate</option>
+        <option>none</option></select></label>
+    </div>
+    <div>Ten random digits</div><div class="sheet" id="random" role="img">${CANVAS.repeat(10)}</div>
+    <div>Ten synthetic digits</div><div class="sheet" id="synthetic" role="img">${CANVAS.repeat(10)}</div>
+    <div class="row">
+      <button class="act" type="button" id="run">Condense</button>
+      <button class="act" type="button" id="once">One step</button>
+      <button class="act" type="button" id="again">Other digits</button>
+    </div>
+    <p>After <output id="steps"></output> steps: loss <output id="loss"></output>; contrast ×
+      <output id="contrast"></output> since the start, so the step size counts × <output id="effective"></output>.</p>
+    <canvas id="curve" width="1200" height="180" role="img"></canvas>
+    <small>Loss over steps, from 0 to <output id="most"></output>. Pale: before.</small>
+    <div class="row">
+      <button class="act" type="button" id="judge">Train a network on each row</button>
+      <output id="verdict"></output>
+    </div>
+    <div class="row" id="reading" hidden>
+      <canvas id="ink" width="${PAD}" height="${PAD}" role="img" aria-label="a pad to draw a digit on"></canvas>
+      <div>
+        <div class="row"><button class="act" type="button" id="example">A test digit</button>
+          <button class="act" type="button" id="wipe">Wipe</button>
+          <canvas id="asSeen" width="${SIDE}" height="${SIDE}" role="img" aria-label="the digit as the networks see it">
+          </canvas></div>
+        <table><caption>Draw a digit. What do the two networks read? In per cent</caption>
+          <thead><tr><th scope="col">network of</th>${HEADS}</tr></thead>
+          <tbody id="readings"></tbody></table>
+      </div>
+    </div>`;
+
+  build() {
+    const { alphabet, mean, std, train, test } = Object.fromEntries([...this.attributes].map((a) => [a.name, a.value]));
+    this.shade = [Number(mean), Number(std)];
+    [this.real, this.test] = [train, test].map((text) => {
+      const images = decode(text, alphabet, ...this.shade), each = images.length / 10;
+      return Array.from({ length: 10 }, (_, c) => images.slice(c * each, (c + 1) * each));
+    });
+    this.curves = [];
+    this.chance = generator(2); // of the examples; those of a run are drawn by another
+    this.sketch();
+  }
+
+  get steps() {
+    return this.dm.iteration;
+  }
+
+  get config() {
+    const { batch, step, width, augment } = this.parts;
+    return {
+      batch_real: Number(batch.value),
+      lr_img: (512 / (16 * width.value)) * step.value,
+      momentum: 0.5,
+      init: this.preset?.init ?? "real",
+      augment: augment.value,
+      width: Number(width.value),
+    };
+  }
+
+  restart(seed) {
+    this.running = false;
+    this.random = generator(seed);
+    this.dm = new DMSteps(this.real, this.config, this.random);
+    this.start = this.dm.images.map((image) => Float64Array.from(image));
+    this.ten = this.config.init === "real" ? this.start : this.real.map((pool) => choose(pool, 1, this.random)[0]);
+    this.curves = [...this.curves.slice(-4), []];
+    this.paint("random", this.ten);
+  }
+
+  // A dial: from the next step on
+  change() {
+    this.dm.config = { ...this.config, init: this.dm.config.init };
+  }
+
+  act(name) {
+    if (name === "again") {
+      const seed = Math.floor(2 ** 32 * this.random());
+      if (this.preset?.init !== "noise") this.preset = null;
+      this.restart(seed);
+    }
+    if (name === "judge") this.judge();
+    if (name === "example") return this.example();
+    if (name === "wipe") return this.wipe();
+  }
+
+  // One class; ten are a step.
+  advance() {
+    const whole = this.dm.next();
+    if (whole) {
+      const curve = this.curves.at(-1);
+      curve.push(curve.length ? 0.9 * curve.at(-1) + 0.1 * this.dm.loss : this.dm.loss);
+    }
+    return whole;
+  }
+
+  paint(row, images) {
+    for (const [c, canvas] of [...this.parts[row].children].entries()) paint(canvas, images[c], ...this.shade);
+  }
+
+  show() {
+    const { parts, dm } = this, growth = rms(dm.images) / rms(this.start), curve = this.curves.at(-1);
+    this.paint("synthetic", dm.images);
+    parts.steps.textContent = this.steps;
+    parts.loss.textContent = curve.length ? curve.at(-1).toFixed(1) : "–";
+    parts.contrast.textContent = growth.toFixed(2);
+    const counts = dm.images.map((image, c) => square(this.start[c]) / square(image));
+    parts.effective.textContent = (counts.reduce((a, b) => a + b) / 10).toPrecision(2);
+    const most = Math.max(1, ...this.curves.flat());
+    parts.most.textContent = most.toFixed(0);
+    plot(parts.curve, this.curves, { from: 0, to: most });
+  }
+
+  describe() {
+    const { parts } = this;
+    parts.random.setAttribute("aria-label", "ten random digits, 0 to 9");
+    parts.synthetic.setAttribute("aria-label", `ten synthetic digits, 0 to 9, after ${this.steps} steps`);
+    parts.curve.setAttribute("aria-label", `The loss over ${this.steps} steps, now ${parts.loss.textContent}.`);
+    return `After ${this.steps} steps the loss is ${parts.loss.textContent}.`;
+  }
+
+  // Two networks, the same at their start, each on one row; then test digits for both.
+  async judge() {
+    if (this.busy) return;
+    this.running = false;
+    this.busy = true;
+    const rows = [this.ten, this.dm.images].map((images) => images.map((image) => Float64Array.from(image)));
+    const { verdict } = this.parts, after = this.steps, networks = [], right = [];
+    let end = performance.now() + 10;
+    const rest = async (text) => {
+      if (performance.now() < end) return;
+      verdict.textContent = text;
+      do await nextFrame();
+      while (!this.seen);
+      end = performance.now() + 10;
+    };
+    for (const [i, images] of rows.entries()) {
+      const random = generator(3), network = new ConvNet(RECIPE.width).resetParameters(random);
+      const recipe = { ...RECIPE, augment: new SiameseAugment(AUGMENT) };
+      for (const step of trainNetwork(network, images, [...images.keys()], recipe, random))
+        await rest(`${ROWS[i]}: step ${step} of ${recipe.steps}`);
+      let count = 0;
+      for (const [c, images] of this.test.entries())
+        for (const image of images) {
+          count += correct(network, image, c);
+          await rest(`${ROWS[i]}: reading`);
+        }
+      networks.push(network);
+      right.push(count);
+    }
+    this.networks = networks;
+    verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads ${right[0]}, `
+      + `that of ${ROWS[1]} after ${after} steps ${right[1]}.`;
+    this.busy = false;
+    this.parts.reading.hidden = false;
+    this.refresh(`${verdict.textContent} ${this.example()}`);
+  }
+
+  // The pad: a drawing is read when the pen is lifted.
+  sketch() {
+    const { ink } = this.parts, pen = ink.getContext("2d", { willReadFrequently: true });
+    this.pen = pen;
+    Object.assign(pen, { lineWidth: 16, lineCap: "round", lineJoin: "round", strokeStyle: "#fff", fillStyle: "#fff" });
+    const place = (event) => {
+      const box = ink.getBoundingClientRect();
+      return [((event.clientX - box.left) * PAD) / box.width, ((event.clientY - box.top) * PAD) / box.height];
+    };
+    let drawing = false;
+    ink.addEventListener("pointerdown", (event) => {
+      ink.setPointerCapture(event.pointerId);
+      if (this.printed) this.wipe();
+      drawing = true;
+      pen.beginPath();
+      pen.moveTo(...place(event));
+    });
+    ink.addEventListener("pointermove", (event) => {
+      if (!drawing) return;
+      pen.lineTo(...place(event));
+      pen.stroke();
+    });
+    ink.addEventListener("lostpointercapture", () => {
+      drawing = false;
+      const { data } = pen.getImageData(0, 0, PAD, PAD), [mean, std] = this.shade;
+      const image = likeMnist(Float64Array.from({ length: PAD ** 2 }, (_, i) => data[4 * i + 3] / 255), PAD);
+      this.refresh(this.read(image?.map((value) => (value - mean) / std)));
+    });
+  }
+
+  wipe() {
+    this.pen.clearRect(0, 0, PAD, PAD);
+    this.printed = false;
+    return this.read();
+  }
+
+  // For those who do not draw
+  example() {
+    this.wipe();
+    const image = choose(this.test.flat(), 1, this.chance)[0], [mean, std] = this.shade;
+    image.forEach((value, i) => {
+      this.pen.globalAlpha = Math.max(0, value * std + mean);
+      this.pen.fillRect(7 * (i % SIDE), 7 * Math.floor(i / SIDE), 7, 7);
+    });
+    this.pen.globalAlpha = 1;
+    this.printed = true;
+    return this.read(image);
+  }
+
+  // Shows what the networks make of an image, and says it.
+  read(image) {
+    const blank = new Float64Array(SIDE ** 2).fill(-this.shade[0] / this.shade[1]);
+    paint(this.parts.asSeen, image ?? blank, ...this.shade);
+    const found = this.networks.map((network) => image && probabilities(network, image));
+    this.parts.readings.innerHTML = found
+      .map((p, i) => {
+        const cells = this.real.map((_, c) => {
+          if (!p) return "<td>–</td>";
+          const text = Math.round(100 * p[c]), tag = c === argmax(p) ? "b" : "span";
+          return `<td><i style="height:${(2.2 * p[c]).toFixed(2)}rem"></i><${tag}>${text}</${tag}></td>`;
+        });
+        return `<tr><th scope="row">${ROWS[i]}</th>${cells.join("")}</tr>`;
+      })
+      .join("");
+    const said = found.map((p, i) => `that of ${ROWS[i]} reads ${p && argmax(p)}`);
+    return image ? `Of the two networks ${said.join(", ")}.` : "The pad is empty.";
+  }
+}
+
+customElements.define("dm-digits", Digits);

@@ -1,0 +1,3 @@
+from browsing import browser
+
+__all__ = ["browser"]
