@@ -4,7 +4,9 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from dmtutor import LabeledImages, evaluate, export, from_arrays, load_exported,
 from dmtutor.evaluation import Recipe
 from dmtutor.exchange import PUBLISHED, cost
 
+ROOT = Path(__file__).parents[1]
 FORMATS = ["", ".npz", ".safetensors", ".pt"]
 
 
@@ -415,3 +418,20 @@ def test_what_png_costs_a_stored_set(tmp_path):
     """What chapters and the README say: a fifth of the pixels of a condensed CIFAR-10 set lie outside [0, 1]."""
     told = export(results.images("cifar10_dm_10"), tmp_path / "cifar")
     assert 0.15 < told.outside < 0.25 and 0.05 < told.clipping < 0.1
+
+
+# The README ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_readmes_network_learns_from_a_condensed_set(tmp_path, monkeypatch, capsys):
+    """The README's lines as they stand, on a set of ten digits a class."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    [lines] = [block for block in blocks if "LabeledImages.load" in block]
+    monkeypatch.chdir(tmp_path)
+    results.images("mnist5k_dm_10").save("S.pt")
+    with torch.random.fork_rng():
+        exec(lines, {})
+    share, rest = capsys.readouterr().out.split("%")
+    assert rest == " of 1000 real images\n"
+    assert float(share) > 90
