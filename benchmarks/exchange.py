@@ -10,7 +10,7 @@ PATH.npz holds CIFAR-10: x_train, y_train, x_test, y_test. FOLDER keeps the sets
 
 ``own`` trains the README's network by the README's lines on three condensed sets and on five random ones, ten images a
 class, and scores it on the test images; ``choose`` does the same for that network with lines changed, on 5,000
-training images that no set has seen. ``png`` evaluates a set before and after it was a folder of PNG.
+training images that no set has seen. ``png`` evaluates the condensed sets before and after they were folders of PNG.
 
 ``published`` needs a checkout of https://github.com/VICO-UoE/DatasetCondensation, nothing of which is changed: its
 ``main_DM.py`` writes a file of few iterations and judges it, its ``evaluate_synset`` judges ours, and
@@ -29,7 +29,6 @@ import runpy
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -41,6 +40,7 @@ from torchvision import datasets
 
 from dmtutor import (
     Accuracies,
+    LabeledImages,
     Recipe,
     condense,
     evaluate,
@@ -104,21 +104,18 @@ def own(table, real, judge, folder, experiment, names):
                 print(f"{key}: {accuracies}", flush=True)
 
 
-def png(table, test, folder):
-    before = augmented(results.images("cifar10_dm_10"))
-    path = folder / "png"
-    told = export(before, path) if not path.exists() else None
-    for name, one in (("before", before), ("after", load_exported(path))):
-        key = {"experiment": "png", "set": "cifar10_dm_10", "which": name}
+def png(table, real, test, folder):
+    """The condensed sets before and after they were folders of PNG."""
+    paths = own_sets(real, folder)["DM"]
+    folders = [path.with_suffix("") for path in paths]
+    before = [LabeledImages.load(path) for path in paths]
+    told = [export(one, path)._asdict() for one, path in zip(before, folders, strict=True) if not path.exists()]
+    for which, sets in (("before", before), ("after", list(map(load_exported, folders)))):
+        key = {"experiment": "png", "which": which, "method": "DM", "ipc": 10}
         if table.find(**key) is None:
-            accuracies = evaluate(one, test, networks=NETWORKS, recipe=RECIPE, generator=seeded(0))
-            table.add({**key, "cost": told and told._asdict(), "accuracies": results.pack(accuracies)})
-            print(f"{key}: {accuracies}; {told}", flush=True)
-
-
-def augmented(stored):
-    """A stored set with the augmentation of its data, which networks are trained with."""
-    return replace(stored, meta={**stored.meta, "augment": RECIPE.augment})
+            accuracies = evaluate(sets, test, networks=2, recipe=Recipe(), generator=seeded(0))
+            table.add({**key, "costs": told, "accuracies": results.pack(accuracies)})
+            print(f"{key}: {accuracies}, {told}", flush=True)
 
 
 # The published codes as judges ---------------------------------------------------------------------------------------
@@ -200,7 +197,7 @@ def published(table, test, folder, data, checkout):
         add("ours", "theirs", scores=their_scores(torch.load(ours)["data"][0], folder, data, checkout, NETWORKS))
     if missing("ours, not normalised", "theirs"):  # would the judge notice?
         pair = [one.pixels, one.labels]
-        add("ours, not normalised", "theirs", scores=their_scores(pair, folder, data, checkout, NETWORKS))
+        add("ours, not normalised", "theirs", scores=their_scores(pair, folder, data, checkout, 3))
 
 
 def their_scores(pair, folder, data, checkout, networks):
@@ -254,13 +251,13 @@ def main():
     asked.work.mkdir(exist_ok=True)
     real, validation, test = split(asked.data)
     table = Table("exchange", command="python benchmarks/exchange.py TASK --data PATH.npz --work FOLDER",
-                  recipes={"png, published code": str(RECIPE)})  # fmt: skip
+                  recipes={"png": str(Recipe()), "published code": str(RECIPE)})  # fmt: skip
     if asked.task == "choose":
         own(table, real, validation, asked.work, "choice", CHANGES)
     elif asked.task == "own":
         own(table, real, test, asked.work, "own network", ["as in the README"])
     elif asked.task == "png":
-        png(table, test, asked.work)
+        png(table, real, test, asked.work)
     elif asked.task == "published":
         published(table, test, asked.work, asked.data.resolve(), asked.checkout)
     else:
