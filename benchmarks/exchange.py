@@ -14,9 +14,9 @@ training images that no set has seen. ``png`` evaluates the condensed sets befor
 
 ``published`` needs a checkout of https://github.com/VICO-UoE/DatasetCondensation, nothing of which is changed: its
 ``main_DM.py`` writes a file of few iterations and judges it, its ``evaluate_synset`` judges ours, and
-:func:`dmtutor.evaluate` judges both, each for EPOCHS epochs, a tenth of those published. ``dcbench`` has the evaluator
-of a checkout of https://github.com/justincui03/dc_benchmark judge our file (it needs the package einops). Where these
-codes would download CIFAR-10 they are handed the images of PATH.npz.
+:func:`dmtutor.evaluate` judges both, each for 100 epochs, a tenth of those published, on 2,000 test images.
+``dcbench`` has the evaluator of a checkout of https://github.com/justincui03/dc_benchmark judge our file (it needs the
+package einops). Where these codes would download CIFAR-10 they are handed the images of PATH.npz.
 
 Results go to dmtutor/results/exchange.json, row by row, so a run that was stopped goes on where it was. One thread does
 the work: a minute for a set, 10 seconds for a network of the README, about 40 for one of the others.
@@ -53,7 +53,8 @@ from dmtutor import (
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 100  # of 1,000
-NETWORKS = 5
+NETWORKS = 4
+TEST = 2000  # images on which networks of these codes, and ours beside them, are scored
 RECIPE = Recipe.reference(epochs=EPOCHS, augment="color_crop_cutout_flip_scale_rotate")
 INPUT = ("nn.InstanceNorm2d(channels), ", "")
 CHANGES = {  # what is changed in the README's lines
@@ -74,7 +75,8 @@ def made(folder, name, make):
 
 def own_sets(real, folder):
     """Paths of the sets by method."""
-    dm = [made(folder, f"dm-{seed}", lambda s=seed: condense(real, ipc=10, seed=s)) for seed in range(3)]
+    dm = [made(folder, f"dm-{seed}", lambda s=seed: condense(real, ipc=10, seed=s, progress=False))
+          for seed in range(3)]  # fmt: skip
     draws = [made(folder, f"random-{seed}", lambda s=seed: random_subset(real, 10, generator=seeded(s)))
              for seed in range(5)]  # fmt: skip
     return {"DM": dm, "Random": draws}
@@ -93,9 +95,10 @@ def train_own(path, judge, changes, seed):
     return names["right"]
 
 
-def own(table, real, judge, folder, experiment, names):
+def own(table, real, judge, folder, experiment, names, draws):
     for name in names:
         for method, paths in own_sets(real, folder).items():
+            paths = paths[:draws]
             key = {"experiment": experiment, "network": name, "method": method, "ipc": 10}
             if table.find(**key) is None:
                 right = [train_own(path, judge, CHANGES[name], seed) for seed, path in enumerate(paths)]
@@ -122,7 +125,7 @@ def png(table, real, test, folder):
 
 
 class Handed(torch.utils.data.Dataset):
-    """Stands where torchvision's CIFAR-10 does, with images from a file."""
+    """Stands where torchvision's CIFAR-10 does, with images from a file, of the test images the first TEST."""
 
     classes = NAMES
     arrays: dict
@@ -144,7 +147,8 @@ class Handed(torch.utils.data.Dataset):
 def inside(checkout, folder, data, *paths):
     """Where another code finds its modules, our images instead of a download, and a log for what it prints."""
     with np.load(data) as file:
-        Handed.arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+        Handed.arrays = {name: file[name][: TEST if "test" in name else None]
+                         for name in ("x_train", "y_train", "x_test", "y_test")}  # fmt: skip
     search = [str(checkout.resolve() / path) for path in paths] + sys.path
     with (
         mock.patch.object(datasets, "CIFAR10", Handed),
@@ -166,7 +170,7 @@ def commit(checkout):
 def published(table, test, folder, data, checkout):
     theirs, ours = folder / "theirs" / "res_DM_CIFAR10_ConvNet_10ipc.pt", folder / "ours.pt"
     where = {"checkout": "VICO-UoE/DatasetCondensation", "checkout_commit": commit(checkout), "epochs": EPOCHS}
-    flags = ("--dataset CIFAR10 --model ConvNet --ipc 10 --Iteration 60 --batch_real 64 --num_exp 1 --eval_mode end "
+    flags = ("--dataset CIFAR10 --model ConvNet --ipc 10 --Iteration 50 --batch_real 32 --num_exp 1 --eval_mode end "
              f"--num_eval {NETWORKS} --epoch_eval_train {EPOCHS} --data_path {folder} "
              f"--save_path {theirs.parent}")  # fmt: skip
 
@@ -197,7 +201,7 @@ def published(table, test, folder, data, checkout):
         add("ours", "theirs", scores=their_scores(torch.load(ours)["data"][0], folder, data, checkout, NETWORKS))
     if missing("ours, not normalised", "theirs"):  # would the judge notice?
         pair = [one.pixels, one.labels]
-        add("ours, not normalised", "theirs", scores=their_scores(pair, folder, data, checkout, 3))
+        add("ours, not normalised", "theirs", scores=their_scores(pair, folder, data, checkout, 2))
 
 
 def their_scores(pair, folder, data, checkout, networks):
@@ -253,13 +257,13 @@ def main():
     table = Table("exchange", command="python benchmarks/exchange.py TASK --data PATH.npz --work FOLDER",
                   recipes={"png": str(Recipe()), "published code": str(RECIPE)})  # fmt: skip
     if asked.task == "choose":
-        own(table, real, validation, asked.work, "choice", CHANGES)
+        own(table, real, validation, asked.work, "choice", CHANGES, 3)
     elif asked.task == "own":
-        own(table, real, test, asked.work, "own network", ["as in the README"])
+        own(table, real, test, asked.work, "own network", ["as in the README"], 5)
     elif asked.task == "png":
         png(table, real, test, asked.work)
     elif asked.task == "published":
-        published(table, test, asked.work, asked.data.resolve(), asked.checkout)
+        published(table, test.select(torch.arange(TEST)), asked.work, asked.data.resolve(), asked.checkout)
     else:
         dcbench(table, asked.work, asked.data.resolve(), asked.checkout)
 
