@@ -3,8 +3,8 @@
     python benchmarks/exchange.py choose --data PATH.npz --work FOLDER
     python benchmarks/exchange.py own --data PATH.npz --work FOLDER
     python benchmarks/exchange.py png --data PATH.npz --work FOLDER
-    python benchmarks/exchange.py published --data PATH.npz --work FOLDER --checkout PATH
-    python benchmarks/exchange.py dcbench --data PATH.npz --work FOLDER --checkout PATH
+    python benchmarks/exchange.py published --data PATH.npz --work FOLDER --checkout PATH [--ipc 10]
+    python benchmarks/exchange.py dcbench --data PATH.npz --work FOLDER --checkout PATH [--ipc 10]
 
 PATH.npz holds CIFAR-10: x_train, y_train, x_test, y_test. FOLDER keeps the sets that were made.
 
@@ -14,7 +14,7 @@ training images that no set has seen. ``png`` evaluates the condensed sets befor
 
 ``published`` needs a checkout of https://github.com/VICO-UoE/DatasetCondensation, nothing of which is changed: its
 ``main_DM.py`` writes a file of few iterations and judges it, its ``evaluate_synset`` judges ours, and
-:func:`dmtutor.evaluate` judges both, each for 100 epochs, a tenth of those published, on 2,000 test images.
+:func:`dmtutor.evaluate` judges both, each for a fraction of the 1,000 epochs, on 2,000 test images.
 ``dcbench`` has the evaluator of a checkout of https://github.com/justincui03/dc_benchmark judge our file (it needs the
 package einops). Where these codes would download CIFAR-10 they are handed the images of PATH.npz.
 
@@ -52,10 +52,11 @@ from dmtutor import (
 )
 
 ROOT = Path(__file__).parents[1]
-EPOCHS = 100  # of 1,000
-NETWORKS = 4
+EPOCHS = {1: 300, 10: 100}  # of 1,000, by images per class
+ITERATIONS = {1: 200, 10: 50}  # of 20,000: the file is to be theirs, not good
+NETWORKS = 5
 TEST = 2000  # images on which networks of these codes, and ours beside them, are scored
-RECIPE = Recipe.reference(epochs=EPOCHS, augment="color_crop_cutout_flip_scale_rotate")
+RECIPES = {ipc: Recipe.reference(epochs=n, augment="color_crop_cutout_flip_scale_rotate") for ipc, n in EPOCHS.items()}
 INPUT = ("nn.InstanceNorm2d(channels), ", "")
 CHANGES = {  # what is changed in the README's lines
     "as in the README": [],
@@ -167,80 +168,84 @@ def commit(checkout):
     return git.stdout.strip()
 
 
-def published(table, test, folder, data, checkout):
-    theirs, ours = folder / "theirs" / "res_DM_CIFAR10_ConvNet_10ipc.pt", folder / "ours.pt"
-    where = {"checkout": "VICO-UoE/DatasetCondensation", "checkout_commit": commit(checkout), "epochs": EPOCHS}
-    flags = ("--dataset CIFAR10 --model ConvNet --ipc 10 --Iteration 50 --batch_real 32 --num_exp 1 --eval_mode end "
-             f"--num_eval {NETWORKS} --epoch_eval_train {EPOCHS} --data_path {folder} "
-             f"--save_path {theirs.parent}")  # fmt: skip
+def published(table, test, folder, data, checkout, ipc):
+    name, theirs, ours = f"cifar10_dm_{ipc}", folder / f"theirs-{ipc}", folder / f"ours-{ipc}.pt"
+    where = {"ipc": ipc, "checkout": "VICO-UoE/DatasetCondensation", "checkout_commit": commit(checkout),
+             "epochs": EPOCHS[ipc]}  # fmt: skip
+    flags = (f"--dataset CIFAR10 --model ConvNet --ipc {ipc} --Iteration {ITERATIONS[ipc]} --batch_real 32 --num_exp 1 "
+             f"--eval_mode end --num_eval {NETWORKS} --epoch_eval_train {EPOCHS[ipc]} --data_path {folder} "
+             f"--save_path {theirs}")  # fmt: skip
 
-    def add(file, judge, **found):
-        row = {"experiment": "published code", "file": file, "judge": judge, **where, **found}
-        table.add(row)
-        print(row if "accuracies" not in row else (file, judge, str(results.unpack(row["accuracies"]))), flush=True)
+    def add(file, judge, found):
+        key = {"experiment": "published code", "file": file, "judge": judge, **where}
+        if table.find(**key) is None:
+            table.add({**key, **found()})
+            print(table.rows[-1] if judge == "theirs" else f"{key}: {scored(table.rows[-1])}", flush=True)
 
-    def missing(file, judge):
-        return table.find(experiment="published code", file=file, judge=judge) is None
-
-    if missing("theirs", "theirs"):
+    def run():
         with inside(checkout, folder, data, "."), mock.patch.object(sys, "argv", ["main_DM.py", *flags.split()]):
             runpy.run_path(str(checkout.resolve() / "main_DM.py"), run_name="__main__")
-        scores = torch.load(theirs, weights_only=False)["accs_all_exps"]["ConvNet"]  # of a run of our own
-        add("theirs", "theirs", flags=flags.split(" --data_path")[0], scores=[float(s) for s in scores])
-    if missing("theirs", "ours"):
-        [one] = load_published(theirs, like=test)
-        accuracies = evaluate(one, test.normalized_like(one), networks=NETWORKS, recipe=RECIPE, generator=seeded(0))
-        add("theirs", "ours", accuracies=results.pack(accuracies))
-    one = results.images("cifar10_dm_10")
+        scores = torch.load(written, weights_only=False)["accs_all_exps"]["ConvNet"]  # of a run of our own
+        return {"flags": flags.split(" --data_path")[0], "scores": list(map(float, scores))}
+
+    def judge(one):
+        real = test.normalized_like(one)
+        accuracies = evaluate(one, real, networks=NETWORKS, recipe=RECIPES[ipc], generator=seeded(0))
+        return {"accuracies": results.pack(accuracies)}
+
+    written = theirs / f"res_DM_CIFAR10_ConvNet_{ipc}ipc.pt"
+    add("theirs", "theirs", run)
+    add("theirs", "ours", lambda: judge(load_published(written, like=test)[0]))
+    one = results.images(name)
     export(one, ours)
-    if missing("ours", "ours"):
-        again = load_exported(ours)
-        accuracies = evaluate(again, test.normalized_like(again), networks=NETWORKS, recipe=RECIPE, generator=seeded(0))
-        add("ours", "ours", accuracies=results.pack(accuracies))
-    if missing("ours", "theirs"):
-        add("ours", "theirs", scores=their_scores(torch.load(ours)["data"][0], folder, data, checkout, NETWORKS))
-    if missing("ours, not normalised", "theirs"):  # would the judge notice?
-        pair = [one.pixels, one.labels]
-        add("ours, not normalised", "theirs", scores=their_scores(pair, folder, data, checkout, 2))
+    add("ours", "ours", lambda: judge(load_exported(ours)))
+    add("ours", "theirs", lambda: their_scores(torch.load(ours)["data"][0], folder, data, checkout, ipc))
+    mistake = [one.pixels, one.labels]  # would the judge notice?
+    add("ours, not normalised", "theirs", lambda: their_scores(mistake, folder, data, checkout, ipc))
 
 
-def their_scores(pair, folder, data, checkout, networks):
+def scored(row):
+    return results.unpack(row["accuracies"])
+
+
+def their_scores(pair, folder, data, checkout, ipc):
     """Accuracies of networks that the published code trains on a pair of images and labels and scores."""
     with inside(checkout, folder, data, "."):
         import utils
 
         channel, size, classes, _, _, _, _, _, testloader = utils.get_dataset("CIFAR10", str(folder))
         args = argparse.Namespace(
-            device="cpu", lr_net=0.01, epoch_eval_train=EPOCHS, batch_train=256, dsa=True,
-            dsa_strategy=RECIPE.augment, dsa_param=utils.ParamDiffAug(), dc_aug_param=None,
+            device="cpu", lr_net=0.01, epoch_eval_train=EPOCHS[ipc], batch_train=256, dsa=True,
+            dsa_strategy=RECIPES[ipc].augment, dsa_param=utils.ParamDiffAug(), dc_aug_param=None,
         )  # fmt: skip
         scores = []
-        for i in range(networks):
+        for i in range(NETWORKS):
             net = utils.get_network("ConvNet", channel, classes, size)
             scores.append(float(utils.evaluate_synset(i, net, *pair, testloader, args)[2]))
-    return scores
+    return {"scores": scores}
 
 
-def dcbench(table, folder, data, checkout):
+def dcbench(table, folder, data, checkout, ipc):
     """The evaluator of DC-BENCH on our file, laid where it looks for one."""
-    key = {"experiment": "DC-BENCH", "file": "ours"}
-    place = folder / "distilled_results" / "DM" / "CIFAR10" / "IPC10"
+    key = {"experiment": "DC-BENCH", "file": "ours", "judge": "theirs", "ipc": ipc,
+           "checkout": "justincui03/dc_benchmark", "checkout_commit": commit(checkout),
+           "epochs": EPOCHS[ipc]}  # fmt: skip
+    if table.find(**key) is not None:
+        return
+    place = folder / "distilled_results" / "DM" / "CIFAR10" / f"IPC{ipc}"
     place.mkdir(parents=True, exist_ok=True)
-    export(results.images("cifar10_dm_10"), place / "res_DM_CIFAR10_ConvNet_10ipc.pt")
-    flags = ["evaluator.py", "--gpu", "", "--method", "dm", "--dataset", "CIFAR10", "--ipc", "10", "--dsa"]
-    if table.find(**key) is None:
-        with inside(checkout, folder, data, "evaluator", "."), mock.patch.object(sys, "argv", flags):
-            import evaluator as dc
+    export(results.images(f"cifar10_dm_{ipc}"), place / f"res_DM_CIFAR10_ConvNet_{ipc}ipc.pt")
+    flags = ["--gpu", "", "--method", "dm", "--dataset", "CIFAR10", "--ipc", str(ipc), "--dsa"]
+    with inside(checkout, folder, data, "evaluator", "."), mock.patch.object(sys, "argv", ["evaluator.py", *flags]):
+        import evaluator as dc
 
-            args = dc.prepare_args()
-            args.epoch_eval_train = EPOCHS  # --dsa sets 1,000
-            judge = dc.Evaluator()
-            judge.load_data(str(place.parents[2]), dc.EvaluatorUtils.get_data_file_name("dm", "CIFAR10", 10), args)
-            scores = [float(judge.evaluate(args)) for _ in range(NETWORKS)]
-        row = {**key, "judge": "theirs", "checkout": "justincui03/dc_benchmark", "checkout_commit": commit(checkout),
-               "epochs": EPOCHS, "flags": " ".join(flags[1:]), "scores": scores}  # fmt: skip
-        table.add(row)
-        print(row, flush=True)
+        args = dc.prepare_args()
+        args.epoch_eval_train = EPOCHS[ipc]  # --dsa sets 1,000
+        judge = dc.Evaluator()
+        judge.load_data(str(place.parents[2]), dc.EvaluatorUtils.get_data_file_name("dm", "CIFAR10", ipc), args)
+        scores = [float(judge.evaluate(args)) for _ in range(NETWORKS)]
+    table.add({**key, "flags": " ".join(flags), "scores": scores})
+    print(table.rows[-1], flush=True)
 
 
 def main():
@@ -249,23 +254,24 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--checkout", type=Path)
+    parser.add_argument("--ipc", type=int, choices=EPOCHS, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.work = asked.work.resolve()
     asked.work.mkdir(exist_ok=True)
     real, validation, test = split(asked.data)
-    table = Table("exchange", command="python benchmarks/exchange.py TASK --data PATH.npz --work FOLDER",
-                  recipes={"png": str(Recipe()), "published code": str(RECIPE)})  # fmt: skip
+    used = {"png": str(Recipe()), **{f"published code, IPC {ipc}": str(recipe) for ipc, recipe in RECIPES.items()}}
+    table = Table("exchange", command="python benchmarks/exchange.py TASK --data PATH.npz --work FOLDER", recipes=used)
     if asked.task == "choose":
         own(table, real, validation, asked.work, "choice", CHANGES, 3)
     elif asked.task == "own":
-        own(table, real, test, asked.work, "own network", ["as in the README"], 5)
+        own(table, real, test, asked.work, "own network", ["as in the README", "input as it is, instance norm"], 5)
     elif asked.task == "png":
         png(table, real, test, asked.work)
     elif asked.task == "published":
-        published(table, test.select(torch.arange(TEST)), asked.work, asked.data.resolve(), asked.checkout)
+        published(table, test.select(torch.arange(TEST)), asked.work, asked.data.resolve(), asked.checkout, asked.ipc)
     else:
-        dcbench(table, asked.work, asked.data.resolve(), asked.checkout)
+        dcbench(table, asked.work, asked.data.resolve(), asked.checkout, asked.ipc)
 
 
 if __name__ == "__main__":
