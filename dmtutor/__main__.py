@@ -1,4 +1,4 @@
-"""Condense and evaluate from the shell: ``python -m dmtutor condense --help``."""
+"""Condense, evaluate and export from the shell: ``python -m dmtutor condense --help``."""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ from .condensation import METHODS, condense
 from .coresets import random_subset
 from .data import NAMES, LabeledImages, check_ipc, load
 from .evaluation import Recipe, evaluate
+from .exchange import check_export, export, load_exported
 
 RECIPES = {"quick": Recipe, "reference": Recipe.reference}
 
@@ -37,7 +38,7 @@ def main(arguments=None):
     parsed = parser().parse_args(arguments)
     try:
         parsed.run(parsed)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         tell(f"python -m dmtutor {parsed.command}: error: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
@@ -83,9 +84,22 @@ def parser():
     score = commands.add_parser("evaluate", formatter_class=formatter, help="score a set on real images")
     score.set_defaults(run=_evaluate)
     score.add_argument("file", metavar="S.pt", help="a set that condense wrote")
-    _data_flags(score, dataset_default=None)
+    _data_flags(score, dataset_default=None, told="; the one the set was made of if left out")
     score.add_argument("--seed", type=int, default=0, help="of the networks")
     _evaluation_flags(score)
+
+    out = commands.add_parser("export", formatter_class=formatter, help="write a set for other tools",
+                              description="Write a set as a folder of PNG (NAME), NAME.npz, NAME.safetensors, or "
+                                          "NAME.pt as the published code writes it, and say what that changes.",
+                              epilog="With --dataset networks are trained on the set before and after, the same "
+                                     "ones, and scored on its test images.")  # fmt: skip
+    out.set_defaults(run=_export, random_sets=1)
+    out.add_argument("file", metavar="S.pt", help="a set that condense wrote")
+    out.add_argument("output", metavar="NAME[.npz|.safetensors|.pt]", help="what to write")
+    _data_flags(out, dataset_default=None, told="; none is needed to write")
+    out.add_argument("--seed", type=int, default=0, help="of the networks")
+    out.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained")
+    out.add_argument("--networks", type=int, default=3, help="how many networks are trained before and after")
     return top
 
 
@@ -108,8 +122,7 @@ def _fields():
     return {name: (kinds.get(kind, str), told[name]) for name, (kind, _) in found.items()}
 
 
-def _data_flags(command, dataset_default):
-    told = "" if dataset_default else "; the one the set was made of if left out"
+def _data_flags(command, dataset_default, told=""):
     command.add_argument("--dataset", default=dataset_default, metavar="NAME",
                          help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{told}")  # fmt: skip
     command.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
@@ -176,10 +189,30 @@ def _evaluate(parsed):
             f"--dataset is required: {parsed.file} was made of {dataset or 'unknown data'}, a file or folder"
         )
     train, test = load(dataset, root=parsed.root, size=parsed.size)
-    if train.images.shape[1:] != synthetic.images.shape[1:] or train.classes != synthetic.classes:
-        raise ValueError(f"--dataset must have the classes and the size of the set; got {train} for {synthetic}")
+    _check_fit(train, synthetic)
     check_ipc(train, int(synthetic.counts.max()))
     _compare(parsed, synthetic, train, test)
+
+
+def _export(parsed):
+    check_export(parsed.output, "output")
+    _check(parsed)
+    synthetic = LabeledImages.load(parsed.file)
+    recipe = RECIPES[parsed.recipe]()
+    if parsed.dataset is not None:
+        _, test = load(parsed.dataset, root=parsed.root, size=parsed.size)
+        _check_fit(test, synthetic)
+        recipe.check(test.images)
+    print(f"{parsed.output}: {len(synthetic)} images; {export(synthetic, parsed.output)}", flush=True)
+    if parsed.dataset is None:
+        return
+    found = []
+    for name, one in (("before", synthetic), ("after", load_exported(parsed.output))):
+        real, one = test.normalized_like(one).to(parsed.device), one.to(parsed.device)
+        draws = torch.Generator().manual_seed(parsed.seed)
+        found.append(evaluate(one, real, networks=parsed.networks, recipe=recipe, generator=draws, progress=True))
+        print(f"{name:>10}: {found[-1]}", flush=True)
+    print(f"{'change':>10}: {found[1].difference(found[0])}")
 
 
 def _compare(parsed, synthetic, train, test):
@@ -195,6 +228,11 @@ def _compare(parsed, synthetic, train, test):
             generator=torch.Generator().manual_seed(parsed.seed),
         )  # fmt: skip
         print(f"{name:>9}: {result}", flush=True)
+
+
+def _check_fit(real, synthetic):
+    if real.images.shape[1:] != synthetic.images.shape[1:] or real.classes != synthetic.classes:
+        raise ValueError(f"--dataset must have the classes and the size of the set; got {real} for {synthetic}")
 
 
 def _check(parsed):

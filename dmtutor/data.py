@@ -28,10 +28,14 @@ NAMES = ("mnist5k", *TORCHVISION)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabeledImages:
+class LabeledImages(torch.utils.data.Dataset):
     """Images with labels, and all that is needed to show, save and compare them.
 
     Synthetic sets are of this type too, sorted by class, so that classes may differ in size.
+
+    It is a data set of torch as well: item i is the pair of ``images[i]``, normalised, and ``labels[i]``, so
+    ``DataLoader(data, batch_size=50, shuffle=True)`` gives batches. Real images to test on must be normalised by the
+    same ``mean`` and ``std``: :meth:`normalized_like`. A program that normalises itself takes :meth:`dataset`.
 
     Parameters
     ----------
@@ -60,6 +64,9 @@ class LabeledImages:
     (6, torch.Size([6, 1, 28, 28]), torch.Size([3, 1, 28, 28]))
     >>> torch.allclose(data.pixels[:, 0], x, atol=1e-6)
     True
+    >>> image, label = data[3]
+    >>> image.shape, label
+    (torch.Size([1, 28, 28]), tensor(1))
     """
 
     images: torch.Tensor
@@ -86,6 +93,9 @@ class LabeledImages:
 
     def __len__(self):
         return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], self.labels[index]
 
     def __repr__(self):
         n, c, h, w = self.images.shape
@@ -178,6 +188,30 @@ class LabeledImages:
             return replace(self, images=replace(self.images, mean=mean, std=std), mean=mean, std=std)
         return replace(self, images=(self.pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), mean=mean, std=std)
 
+    def dataset(self, transform=None):
+        """The set in the place of one of torchvision's, for a program that normalises by itself.
+
+        Parameters
+        ----------
+        transform : callable, optional
+            As of torchvision: of an image, (C, H, W), in units of [0, 1]. Condensed pixels exceed this range, and
+            transforms that clip, as changes of colour do, change them.
+
+        Returns
+        -------
+        torch.utils.data.Dataset
+            Item i is (transform(pixels[i]), label as an int); with ``classes``, ``targets``, ``mean`` and ``std``.
+
+        Examples
+        --------
+        >>> from torchvision import transforms
+        >>> data = from_arrays(torch.rand(6, 28, 28), [0, 1] * 3)
+        >>> image, label = data.dataset(transforms.Normalize(data.mean, data.std))[5]
+        >>> torch.allclose(image, data.images[5], atol=1e-6), label
+        (True, 1)
+        """
+        return _Pixels(self, transform)
+
     def save(self, path):
         """Write the set to one file, whole or not at all; the same set gives the same bytes.
 
@@ -208,6 +242,22 @@ class LabeledImages:
         if not all(torch.isfinite(t).all() for t in (data.images, data.mean, data.std)):
             raise ValueError(f"{str(path)!r} holds NaN or infinite numbers")
         return data
+
+
+class _Pixels(torch.utils.data.Dataset):
+    """What :meth:`LabeledImages.dataset` returns."""
+
+    def __init__(self, data, transform):
+        self.data, self.transform = data, transform
+        self.classes, self.targets, self.mean, self.std = data.classes, data.labels.tolist(), data.mean, data.std
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        mean, std = (values.view(-1, 1, 1) for values in (self.mean, self.std))
+        pixels = self.data.images[index] * std + mean
+        return (pixels if self.transform is None else self.transform(pixels)), self.targets[index]
 
 
 def check_labels(labels, n, num_classes, name="labels"):

@@ -48,6 +48,54 @@ def test_access():
         data.images = None
 
 
+def test_a_set_is_a_data_set_of_torch():
+    data = toy(shape=(8, 6, 3))
+    image, label = data[7]
+    assert torch.equal(image, data.images[7]) and label == data.labels[7]
+    assert torch.equal(data[-1][0], data.images[-1])
+    assert len(list(data)) == len(data)  # a loop over it ends
+    with pytest.raises(IndexError):
+        data[12]
+    assert isinstance(data, torch.utils.data.Dataset)
+    loader = torch.utils.data.DataLoader(data, batch_size=5, shuffle=True, generator=seeded())
+    images, labels = map(torch.cat, zip(*loader, strict=True))
+    assert images.dtype == torch.float32 and labels.dtype == torch.int64
+    assert not torch.equal(images, data.images)
+    for image, label in zip(images, labels, strict=True):
+        [row] = (data.images == image).flatten(1).all(1).nonzero()
+        assert data.labels[row] == label
+    parts = torch.utils.data.random_split(data, [10, 2], generator=seeded())
+    assert [len(part) for part in parts] == [10, 2] and parts[0][0][0].shape == (3, 8, 6)
+    assert len(torch.utils.data.ConcatDataset([data, data])) == 24
+
+
+def test_images_on_disk_are_a_data_set_too(tmp_path):
+    x, y = arrays()
+    np.save(tmp_path / "x.npy", x)
+    data, mapped = from_arrays(x, y), from_arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)
+    torch.testing.assert_close(mapped[5][0], data[5][0])
+    batch, labels = next(iter(torch.utils.data.DataLoader(mapped, batch_size=4)))
+    assert batch.shape == (4, 1, 8, 6) and torch.equal(labels, data.labels[:4])
+    with pytest.raises(IndexError):
+        mapped[12]
+
+
+def test_in_the_place_of_a_data_set_of_torchvision():
+    """A program that normalises by itself gets pixels, and after its own normalisation the images of the set."""
+    data = toy(shape=(8, 6, 3))
+    plain = data.dataset()
+    image, label = plain[4]
+    assert isinstance(plain, torch.utils.data.Dataset) and type(label) is int and label == data.labels[4]
+    torch.testing.assert_close(image, data.pixels[4])
+    assert len(plain) == 12 and plain.classes == data.classes and plain.targets == data.labels.tolist()
+    normalize = torchvision.transforms.Normalize(plain.mean, plain.std)
+    images, labels = zip(*data.dataset(normalize), strict=True)
+    torch.testing.assert_close(torch.stack(images), data.images)
+    assert list(labels) == data.labels.tolist()
+    with pytest.raises(IndexError):
+        plain[12]
+
+
 def test_a_class_without_images_counts_zero():
     x, y = arrays(classes=2)
     data = from_arrays(x, y, classes=["a", "b", "ghost"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dmtutor.__main__ as shell
-from dmtutor import DMConfig, LabeledImages, load
+from dmtutor import DMConfig, LabeledImages, load, load_exported
 
 QUICK = ["--ipc", "2", "--iterations", "2", "--width", "4"]
 JUDGE = ["--networks", "1", "--random-sets", "3"]
@@ -147,7 +147,7 @@ def test_the_published_setting_with_a_field_changed(folder, monkeypatch):
 
 
 def test_help_names_every_command_and_default(capsys):
-    for command in ("", "condense ", "evaluate "):
+    for command in ("", "condense ", "evaluate ", "export "):
         assert run(f"{command}--help") == 0
     out = capsys.readouterr().out
     assert "mnist5k" in out
@@ -173,6 +173,31 @@ def test_a_checkpoint_is_gone_on_from(folder, capsys):
     assert run([*command, "--output", "again.pt", "--checkpoint", "run.pt"]) == 0
     assert (folder / "again.pt").read_bytes() == (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
     fails(capsys, [*command, "--output", "S.pt", "--checkpoint", "run.pt", "--seed", "1"], "seed")
+
+
+@pytest.mark.parametrize("output", ["out", "out.npz", "out.pt"])
+def test_export_says_what_it_costs_and_judges_before_and_after(folder, capsys, output):
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
+    capsys.readouterr()
+    assert run(f"export S.pt {output}") == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(rf"{output}: 4 images; \d+\.\d% of the pixels lie outside \[0, 1\], .* at most\n", out)
+    assert err == ""
+    again, synthetic = load_exported(output), LabeledImages.load("S.pt")
+    assert torch.equal(again.labels, synthetic.labels) and again.classes == synthetic.classes
+    assert (out.count("by 0 ") == 2) == (output != "out")
+
+    (folder / output).rename("elsewhere")
+    assert run(f"export S.pt {output} --dataset data.npz --networks 2") == 0
+    first, before, after, change = capsys.readouterr().out.splitlines()
+    assert f"{first}\n" == out
+    assert before.split()[0] == "before:" and after.split()[0] == "after:" and "2 networks of one set" in after
+    assert change.split()[0] == "change:"
+    if output != "out":  # to the bit the same images: the same networks
+        assert before.replace("before", " after") == after and change.split()[1] == "+0.0"
+    expected = shell.evaluate(synthetic, load("data.npz")[1].normalized_like(synthetic), networks=2,
+                              recipe=shell.RECIPES["quick"](), generator=torch.Generator().manual_seed(0))  # fmt: skip
+    assert before.strip() == f"before: {expected}"
 
 
 def test_as_a_program(folder):
@@ -333,6 +358,29 @@ def test_evaluate_refuses_what_does_not_fit(folder, capsys):
     fails(capsys, "evaluate S.pt --dataset data.npz --networks 0", "--networks must be a positive integer")
     fails(capsys, "evaluate S.pt --dataset data.npz --seed -1", "--seed")
     fails(capsys, "evaluate S.pt --dataset data.npz --device tpu", "--device")
+
+
+def test_export_refuses_before_it_writes(folder, capsys):
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
+    there = sorted(os.listdir())
+    fails(capsys, "export S.pt out.jpg", "output must be a new folder, without a dot, or end in .npz, .safetensors or")
+    fails(capsys, "export S.pt missing/out", "output must lie in a folder that exists; create 'missing' first")
+    fails(capsys, "export S.pt .", "output must be a new folder; '.' is there")
+    fails(capsys, "export missing.pt out", "no such file: 'missing.pt'")
+    fails(capsys, "export data.npz out", "data.npz")
+    fails(capsys, "export S.pt", "required")
+    fails(capsys, "export S.pt out --dataset mnist5k", "--dataset must have the classes and the size of the set")
+    fails(capsys, "export S.pt out --dataset data.npz --networks 0", "--networks must be a positive integer")
+    fails(capsys, "export S.pt out --dataset nothing", "must be one of mnist5k")
+    fails(capsys, "export S.pt out --device tpu", "--device")
+    assert sorted(os.listdir()) == there
+
+
+def test_export_needs_a_package_for_safetensors(folder, capsys, monkeypatch):
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    fails(capsys, "export S.pt out.safetensors", "pip install safetensors")
 
 
 def test_errors_of_the_flags_themselves_take_one_line(folder, capsys):

@@ -82,7 +82,7 @@ FLOORS = [
     "_version checks files mapped memory sharding threads",
     "augmentation folders mmd networks randomness",
     "data embeddings",
-    "coresets evaluation",
+    "coresets evaluation exchange",
     "plotting steps",
     "distribution_matching gradient_matching unrolling widgets",
     "condensation tables",
