@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from . import files, sharding
 from .checks import check_seed
+from .data import check_set
 from .distribution_matching import DMConfig, dm_steps
 from .gradient_matching import DCConfig, DSAConfig, dc_steps
 from .unrolling import DDConfig, dd_steps
@@ -75,6 +76,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    check_set(train, "train")
     check_seed(seed)
     config_type, make_steps = METHODS[method]
     valid = [f.name for f in fields(config_type)]

@@ -21,7 +21,7 @@ from .checks import (
     check_step_size,
     fill,
 )
-from .data import LabeledImages, batches
+from .data import LabeledImages, batches, check_set
 from .memory import keep_freed_memory
 from .networks import MODELS, check_architecture
 from .randomness import keyed_generator, root_seed
@@ -238,6 +238,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
     if not sets:
         raise ValueError("sets must hold at least one set of images; got none")
     check_positive("networks", networks)
+    check_set(test, "test")
     for s in sets:
         if not isinstance(s, LabeledImages):
             raise TypeError(f"sets must be LabeledImages; got {s!r}")

@@ -11,7 +11,7 @@ from ._version import __version__
 from .augmentation import Draws, SiameseAugment
 from .checks import check_fraction, check_one_of, check_positive, check_step_size
 from .coresets import random_subset
-from .data import check_ipc
+from .data import check_every_class, check_ipc
 from .memory import keep_freed_memory, send
 from .networks import ConvNet, check_architecture
 from .randomness import keyed_generator, root_seed
@@ -85,8 +85,7 @@ def start(steps_type, config_type, real, config, generator, **options):
     """Check all that can be checked before any work, then make the steps of a run."""
     if not isinstance(config, config_type):
         raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
-    if not real.counts.all():
-        raise ValueError("real must hold images of every class")
+    check_every_class(real)
     if config.init == "real":
         check_ipc(real, config.ipc)
     check_architecture(real.images.shape[2:], **config.architecture)

@@ -279,7 +279,7 @@ BAD_ARRAYS = {
     "labels too few": ({"y_train": Y[:9]}, "must hold one integer per image"),
     "labels negative": ({"y_train": Y - 1}, "must lie in 0 … "),
     "labels beyond the names": ({"y_train": Y + 1, "classes": np.array(["a", "b"])}, "must lie in 0 … 1"),
-    "labels of text": ({"y_train": np.array(list("ab" * 5))}, "y must be integers"),
+    "labels of text on one side": ({"y_train": np.array(list("ab" * 5))}, "numbers in both parts, or names in both"),
     "labels with fractions": ({"y_train": Y / 2}, "y must be integers"),
     "NaN pixels": ({"x_train": NAN}, "x must hold no NaN or infinite pixels"),
     "infinite pixels": ({"x_train": np.full_like(X, np.inf)}, "NaN or infinite"),
