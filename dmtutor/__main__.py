@@ -3,16 +3,19 @@
 import argparse
 import os
 import sys
+import warnings
 from dataclasses import fields
 
 import torch
 
-from . import __version__, files, sharding
+from . import __version__, files, planning, sharding
 from .checks import check_positive, check_seed
-from .condensation import METHODS, condense
+from .condensation import METHODS, begin, condense, load_run
 from .coresets import random_subset
 from .data import NAMES, LabeledImages, check_ipc, load
 from .evaluation import Recipe, evaluate
+from .networks import default_depth
+from .pictures import RESIZE
 
 RECIPES = {"quick": Recipe, "reference": Recipe.reference}
 
@@ -35,8 +38,19 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 def main(arguments=None):
     """Run a command. Exit code 2 and one line for bad input, before any work; files are written whole or not."""
     parsed = parser().parse_args(arguments)
+    told = set()
+
+    def note(message, *_):
+        """A warning, once, in one line."""
+        if str(message) not in told:
+            tell(f"note: {' '.join(str(message).split())}")
+        told.add(str(message))
+
     try:
-        parsed.run(parsed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = note
+            parsed.run(parsed)
     except (ValueError, TypeError, OSError) as error:
         tell(f"python -m dmtutor {parsed.command}: error: {' '.join(str(error).split())}")
         sys.exit(2)
@@ -73,6 +87,8 @@ def parser():
                       help="save the run once a minute and on Ctrl-C; the same command goes on from it")  # fmt: skip
     make.add_argument("--history", metavar="FILE.csv", help="write iteration, loss and seconds of every tenth step")
     make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
+    make.add_argument("--dry-run", action="store_true",
+                      help="say what was read, what would be done and how long it would take, and stop")  # fmt: skip
     _data_flags(make, dataset_default="mnist5k")
     _evaluation_flags(make)
     group = make.add_argument_group("fields of the configuration, with their quick defaults")
@@ -113,7 +129,10 @@ def _data_flags(command, dataset_default):
     command.add_argument("--dataset", default=dataset_default, metavar="NAME",
                          help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{told}")  # fmt: skip
     command.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
-    command.add_argument("--size", type=int, help="resize the images of a folder to size × size")
+    command.add_argument("--size", type=int, help="resize the images to size × size")
+    command.add_argument("--resize", choices=RESIZE, default="fit",
+                         help="by cutting off what exceeds the square, or by bars beside the whole image")  # fmt: skip
+    command.add_argument("--skip-broken", action="store_true", help="leave out files that cannot be read")
     command.add_argument("--device", help="cpu, cuda, …")
 
 
@@ -149,13 +168,21 @@ def _condense(parsed):
             flag, all_flags = (", ".join(f"--{n.replace('_', '-')}" for n in group) for group in ([name], names))
             raise ValueError(f"{flag} is not a field of {parsed.method}; it has {all_flags}")
     config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
-    train, test = load(parsed.dataset, root=parsed.root, size=parsed.size)
+    train, test = _load(parsed, parsed.dataset)
+    recipe = _recipe(parsed, test)
     if parsed.evaluate:
         check_ipc(train, config.ipc)  # as many random images are drawn
-        RECIPES[parsed.recipe]().check(test.images)
+        recipe.check(test.images)
+    fields_of_run = {name: getattr(config, name) for name in names}
+    begun = begin(train, parsed.method, seed=parsed.seed, device=parsed.device, **fields_of_run)
+    if parsed.checkpoint and files.check_output(parsed.checkpoint, "checkpoint").exists():
+        load_run(begun, parsed.checkpoint)
+    _plan(parsed, begun, test, recipe)
+    if parsed.dry_run:
+        return
     synthetic = condense(
         train, parsed.method, seed=parsed.seed, device=parsed.device, checkpoint=parsed.checkpoint,
-        history=parsed.history, **{name: getattr(config, name) for name in names},
+        history=parsed.history, **fields_of_run,
     )  # fmt: skip
     first = sharding.rank() == 0
     sharding.leave()
@@ -164,7 +191,42 @@ def _condense(parsed):
     synthetic.save(parsed.output)
     print(f"{parsed.output}: {len(synthetic)} images, {config.ipc} per class of {parsed.dataset}", flush=True)
     if parsed.evaluate:
-        _compare(parsed, synthetic, train, test)
+        _compare(parsed, synthetic, train, test, recipe)
+
+
+def _load(parsed, dataset):
+    return load(dataset, root=parsed.root, size=parsed.size, resize=parsed.resize, skip_broken=parsed.skip_broken)
+
+
+def _recipe(parsed, test):
+    return RECIPES[parsed.recipe](depth=default_depth(test.images.shape[2:]))
+
+
+def _plan(parsed, steps, test, recipe):
+    """Say in one line what was read, what will be done, and how long it will take."""
+    train, config = steps.real, steps.config
+    resized = "" if not parsed.size else {"fit": ", edges cut off", "pad": ", between bars"}[parsed.resize]
+    line = [f"read {planning.what_was_read(train, test)}{resized}"]
+    if parsed.evaluate:
+        judges = (1 + parsed.random_sets) * parsed.networks
+        seconds = sharding.rank() == 0 and planning.judge_seconds(_few(train, config.ipc), test.to(train.images.device),
+                                                                  recipe, judges)  # fmt: skip
+    sharding.agree(None)  # the other processes wait
+    left = (len(steps) - steps.iteration) * planning.step_seconds(steps)
+    done = f", {steps.iteration} of them done" if steps.iteration else ""
+    line.append(
+        f"{parsed.method}, {config.ipc} images per class: {len(steps)} steps{done}, augmentation {config.augment}, "
+        f"network of depth {config.depth} and width {config.width}, about {planning.about(left)}"
+    )
+    if parsed.evaluate:
+        line.append(f"then {judges} networks of depth {recipe.depth} to judge, about {planning.about(seconds)}")
+    if sharding.rank() == 0:
+        print("; ".join(line), file=sys.stdout if parsed.dry_run else sys.stderr, flush=True)
+
+
+def _few(train, ipc):
+    """Images as many as a condensed set has."""
+    return random_subset(train, ipc, generator=torch.Generator().manual_seed(0))
 
 
 def _evaluate(parsed):
@@ -175,14 +237,14 @@ def _evaluate(parsed):
         raise ValueError(
             f"--dataset is required: {parsed.file} was made of {dataset or 'unknown data'}, a file or folder"
         )
-    train, test = load(dataset, root=parsed.root, size=parsed.size)
+    train, test = _load(parsed, dataset)
     if train.images.shape[1:] != synthetic.images.shape[1:] or train.classes != synthetic.classes:
         raise ValueError(f"--dataset must have the classes and the size of the set; got {train} for {synthetic}")
     check_ipc(train, int(synthetic.counts.max()))
-    _compare(parsed, synthetic, train, test)
+    _compare(parsed, synthetic, train, test, _recipe(parsed, test))
 
 
-def _compare(parsed, synthetic, train, test):
+def _compare(parsed, synthetic, train, test, recipe):
     """Print the accuracy of the set beside that of as many random real images, under one recipe."""
     train, test, synthetic = (part.to(parsed.device) for part in (train, test, synthetic))
     train, test = train.normalized_like(synthetic), test.normalized_like(synthetic)
@@ -191,7 +253,7 @@ def _compare(parsed, synthetic, train, test):
     randoms = [random_subset(train, ipc, generator=draw) for draw in draws]
     for name, sets in (("condensed", synthetic), ("random", randoms)):
         result = evaluate(
-            sets, test, networks=parsed.networks, recipe=RECIPES[parsed.recipe](), progress=True,
+            sets, test, networks=parsed.networks, recipe=recipe, progress=True,
             generator=torch.Generator().manual_seed(parsed.seed),
         )  # fmt: skip
         print(f"{name:>9}: {result}", flush=True)

@@ -74,32 +74,17 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     >>> condense(train, ipc=1, iterations=2, progress=False)
     LabeledImages(10 images of 1×28×28, 10 classes)
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    check_set(train, "train")
-    check_seed(seed)
-    config_type, make_steps = METHODS[method]
-    valid = [f.name for f in fields(config_type)]
-    unknown = [name for name in config_fields if name not in valid]
-    if unknown:
-        raise TypeError(f"unknown field {', '.join(unknown)} of {config_type.__name__}; it has {', '.join(valid)}")
-    config = config_type(ipc=ipc, **config_fields)
-    options = {}
+    steps = begin(train, method, ipc=ipc, seed=seed, device=device, **config_fields)
     first = sharding.rank() == 0
-    if sharding.processes() > 1:
-        if method != "dm":
-            raise ValueError(f"method must be dm where processes share the work; got {method!r}")
-        options["classes"] = sharding.share(len(train.classes))
-    steps = make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed), **options)
     if checkpoint is not None:
         checkpoint = files.check_output(checkpoint, "checkpoint")
         if sharding.agree(checkpoint.exists()):
-            load_run(steps, checkpoint, **options)
+            load_run(steps, checkpoint)
     if history is not None:
         history = files.check_output(history, "history")
 
     rows = History(history, steps.iteration) if history is not None and first else None
-    images = len(train.classes) * (config.batch_real + ipc)  # in a step
+    images = len(train.classes) * (steps.config.batch_real + ipc)  # in a step
     bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
     run = (step for step in steps) if checkpoint is None else saved(steps, lambda: save_run(steps, checkpoint))
     with bar, closing(run):
@@ -113,6 +98,32 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     synthetic = steps.synthetic
     images, labels = sharding.gather(synthetic.images), sharding.gather(synthetic.labels)
     return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": seed})
+
+
+def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
+    """Check all that :func:`condense` is given, and make the steps of its run.
+
+    Returns
+    -------
+    Steps
+        Of this process's classes, where processes share the work.
+    """
+    check_set(train, "train")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    check_seed(seed)
+    config_type, make_steps = METHODS[method]
+    valid = [f.name for f in fields(config_type)]
+    unknown = [name for name in config_fields if name not in valid]
+    if unknown:
+        raise TypeError(f"unknown field {', '.join(unknown)} of {config_type.__name__}; it has {', '.join(valid)}")
+    config = config_type(ipc=ipc, **config_fields)
+    options = {}
+    if sharding.processes() > 1:
+        if method != "dm":
+            raise ValueError(f"method must be dm where processes share the work; got {method!r}")
+        options["classes"] = sharding.share(len(train.classes))
+    return make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed), **options)
 
 
 def saved(steps, save, *, every=60):
@@ -156,12 +167,12 @@ def save_run(steps, path):
         files.write(state, path)
 
 
-def load_run(steps, path, classes=None):
+def load_run(steps, path):
     """Go on from a state that any number of processes wrote."""
     state = files.read(path, keys=steps.state_dict())
-    if classes is not None:
+    if sharding.processes() > 1:
         ipc = steps.config.ipc
-        rows = slice(ipc * classes.start, ipc * classes.stop)
+        rows = slice(ipc * steps.classes[0], ipc * (steps.classes[-1] + 1))
         state.update({name: state[name][rows] for name in steps.variables})
     steps.load_state_dict(state)
 

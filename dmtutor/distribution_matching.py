@@ -38,7 +38,7 @@ class DMConfig(Config):
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`; the data set's own if None.
     width, depth, norm, activation, pooling
-        The random network, see :class:`~dmtutor.ConvNet`.
+        The random network, see :class:`~dmtutor.ConvNet`; its depth by the images' size if None.
     block : int or {"class", "all"}, optional
         What goes through the network at once: at most so many images of one class, all images of one class, or all of
         all classes, as ``norm="batch"`` needs. It bounds memory, and the result is the same up to rounding. If None,

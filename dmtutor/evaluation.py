@@ -23,7 +23,7 @@ from .checks import (
 )
 from .data import LabeledImages, batches, check_set
 from .memory import keep_freed_memory
-from .networks import MODELS, check_architecture
+from .networks import MODELS, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
 
 
@@ -114,6 +114,11 @@ class Recipe:
         width = {"width": 128} if changes.get("model", "convnet") == "convnet" else {}
         return cls(**{**length, **width, **dict(lr=0.01, batch_size=256), **changes})
 
+    @classmethod
+    def of(cls, images):
+        """The quick recipe for images, (n, C, H, W): from 64 pixels on, a block more for each doubling of the side."""
+        return cls(depth=default_depth(images.shape[2:]))
+
     def num_steps(self, n):
         """Gradient steps on a set of n images."""
         if self.epochs is None:
@@ -147,6 +152,7 @@ def train_network(train, *, recipe=None, generator):
     train : LabeledImages
         The set, real or synthetic.
     recipe : Recipe, optional
+        By the images' size if left out, see :meth:`Recipe.of`.
     generator : torch.Generator
         On the CPU; draws weights, order and augmentation.
 
@@ -163,7 +169,7 @@ def train_network(train, *, recipe=None, generator):
     >>> net(data.images).shape
     torch.Size([4, 2])
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or Recipe.of(train.images)
     check_generator(generator)
     augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
     network = recipe.network(train.images, len(train.classes), generator=generator)
@@ -209,6 +215,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
     networks : int
         J, for each set.
     recipe : Recipe, optional
+        By the images' size if left out, see :meth:`Recipe.of`.
     generator : torch.Generator
         Gives the root of all draws, once. Use the same seed for methods that are compared.
     progress : bool
@@ -234,11 +241,11 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
     torch.Size([3, 1])
     """
     sets = [sets] if isinstance(sets, LabeledImages) else list(sets)
-    recipe = recipe or Recipe()
     if not sets:
         raise ValueError("sets must hold at least one set of images; got none")
     check_positive("networks", networks)
     check_set(test, "test")
+    recipe = recipe or Recipe.of(test.images)
     for s in sets:
         if not isinstance(s, LabeledImages):
             raise TypeError(f"sets must be LabeledImages; got {s!r}")

@@ -51,7 +51,7 @@ class DCConfig(Config):
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`: none for DC. If None, the data set's own.
     width, depth, norm, activation, pooling
-        The network, see :class:`~dmtutor.ConvNet`. ``norm="batch"`` is refused.
+        The network, see :class:`~dmtutor.ConvNet`; its depth by the images' size if None. ``norm="batch"`` is refused.
     steps_per_network : int, optional
         Steps on the pixels before the weights are redrawn. If None, 1 at one image per class and 10 above.
     training_epochs : int

@@ -13,7 +13,7 @@ from .checks import check_fraction, check_one_of, check_positive, check_step_siz
 from .coresets import random_subset
 from .data import check_every_class, check_ipc
 from .memory import keep_freed_memory, send
-from .networks import ConvNet, check_architecture
+from .networks import ConvNet, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
 
 
@@ -40,7 +40,8 @@ class Config:
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`; the data set's own if None.
     width, depth, norm, activation, pooling
-        The network, see :class:`~dmtutor.ConvNet`.
+        The network, see :class:`~dmtutor.ConvNet`. If depth is None, 3 blocks, and from 64 pixels on one more for each
+        doubling of the image's side.
 
     Raises
     ------
@@ -59,7 +60,7 @@ class Config:
     init: str = "real"
     augment: str | None = None
     width: int = 32
-    depth: int = 3
+    depth: int | None = None
     norm: str = "instance"
     activation: str = "relu"
     pooling: str = "avg"
@@ -88,6 +89,8 @@ def start(steps_type, config_type, real, config, generator, **options):
     check_every_class(real)
     if config.init == "real":
         check_ipc(real, config.ipc)
+    if config.depth is None:
+        config = replace(config, depth=default_depth(real.images.shape[2:]))
     check_architecture(real.images.shape[2:], **config.architecture)
     if config.augment is None:
         config = replace(config, augment=real.meta.get("augment", "none"))

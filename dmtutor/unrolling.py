@@ -42,7 +42,7 @@ class DDConfig(Config):
         Strategy of :class:`~dmtutor.SiameseAugment`, drawn once for each class and iteration and applied to real and
         synthetic images alike; the data set's own if None.
     width, depth, norm, activation, pooling
-        The network, see :class:`~dmtutor.ConvNet`.
+        The network, see :class:`~dmtutor.ConvNet`; its depth by the images' size if None.
     inner_steps : int, optional
         τ, the training steps on the synthetic images that are unrolled. If None, 10, or as many more as it takes for
         every image to have its turn.

@@ -19,7 +19,7 @@ JUDGE = ["--networks", "1", "--random-sets", "3"]
 
 @pytest.fixture(autouse=True)
 def quick_recipe(monkeypatch):
-    monkeypatch.setitem(shell.RECIPES, "quick", lambda: shell.Recipe(epochs=2, width=4))
+    monkeypatch.setitem(shell.RECIPES, "quick", lambda **fields: shell.Recipe(epochs=2, width=4, **fields))
 
 
 @pytest.fixture
@@ -173,6 +173,38 @@ def test_a_checkpoint_is_gone_on_from(folder, capsys):
     assert run([*command, "--output", "again.pt", "--checkpoint", "run.pt"]) == 0
     assert (folder / "again.pt").read_bytes() == (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
     fails(capsys, [*command, "--output", "S.pt", "--checkpoint", "run.pt", "--seed", "1"], "seed")
+
+
+def test_one_line_tells_what_will_be_done(folder, capsys):
+    command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE]
+    expected = (
+        "read 30 training and 10 test images, 2 classes of 15, 16×16 grey; dm, 2 images per class: 2 steps, "
+        "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then 4 networks of depth 3 to "
+        "judge, about 1 s\n"
+    )
+    assert run([*command, "--dry-run"]) == 0
+    assert capsys.readouterr() == (expected, "")
+    assert os.listdir() == ["data.npz"]
+    assert run(command) == 0
+    assert capsys.readouterr().err.startswith(expected)
+    assert run([*command, "--dry-run", "--no-evaluate", "--size", "64", "--resize", "pad"]) == 0
+    told = capsys.readouterr().out
+    assert "64×64 grey, between bars; dm" in told and "depth 4" in told and "judge" not in told
+
+
+def test_a_dry_run_finds_what_is_wrong(folder, capsys):
+    fails(capsys, "condense --dataset data.npz --output S.pt --dry-run --ipc 16", "ipc must be at most 15")
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate", "--checkpoint", "run.pt"])
+    fails(capsys, ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--dry-run", "--seed", "1",
+                   "--checkpoint", "run.pt"], "seed")  # fmt: skip
+
+
+def test_warnings_take_one_line_and_come_once(folder, capsys):
+    x, y = np.zeros((8, 16, 16), np.uint8), np.arange(8) % 2
+    np.savez("more.npz", x_train=x, y_train=y, notes=y)
+    assert run(["condense", "--dataset", "more.npz", "--output", "S.pt", *QUICK, "--dry-run", "--no-evaluate"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "note: in 'more.npz' left out: notes\n" and out.count("\n") == 1
 
 
 def test_as_a_program(folder):
