@@ -51,13 +51,12 @@ def main(arguments=None):
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = note
             parsed.run(parsed)
-    except (ValueError, TypeError, OSError) as error:
-        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(str(error).split())}")
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(said.split())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        checkpoint = getattr(parsed, "checkpoint", None)
-        advice = f"; the same command goes on from {checkpoint}" if checkpoint else ""
-        tell(f"\nstopped{advice}")
+        tell("\n" + "; ".join(["stopped", *getattr(parsed, "advice", [])]))
         sys.exit(130)
 
 
@@ -84,7 +83,8 @@ def parser():
                       help="defaults of the fields below: quick, or as published")  # fmt: skip
     make.add_argument("--seed", type=int, default=0, help="the same seed gives the same file, bit for bit, on a CPU")
     make.add_argument("--checkpoint", metavar="FILE",
-                      help="save the run once a minute and on Ctrl-C; the same command goes on from it")  # fmt: skip
+                      help="save the run here once a minute and when stopped, and keep the file; by default it is "
+                           "S.pt.run, until S.pt is written. The same command goes on from it")  # fmt: skip
     make.add_argument("--history", metavar="FILE.csv", help="write iteration, loss and seconds of every tenth step")
     make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
     make.add_argument("--dry-run", action="store_true",
@@ -175,20 +175,28 @@ def _condense(parsed):
         recipe.check(test.images)
     fields_of_run = {name: getattr(config, name) for name in names}
     begun = begin(train, parsed.method, seed=parsed.seed, device=parsed.device, **fields_of_run)
-    if parsed.checkpoint and files.check_output(parsed.checkpoint, "checkpoint").exists():
-        load_run(begun, parsed.checkpoint)
+    checkpoint = files.check_output(parsed.checkpoint or f"{parsed.output}.run", "checkpoint")
+    if checkpoint.exists():
+        load_run(begun, checkpoint)
     _plan(parsed, begun, test, recipe)
     if parsed.dry_run:
         return
-    synthetic = condense(
-        train, parsed.method, seed=parsed.seed, device=parsed.device, checkpoint=parsed.checkpoint,
-        history=parsed.history, **fields_of_run,
-    )  # fmt: skip
+    parsed.advice = [f"the same command goes on from {checkpoint}"]
+    try:
+        synthetic = condense(train, parsed.method, seed=parsed.seed, device=parsed.device, checkpoint=checkpoint,
+                             history=parsed.history, **fields_of_run)  # fmt: skip
+    except FloatingPointError:
+        if not parsed.checkpoint:
+            checkpoint.unlink(missing_ok=True)  # it leads nowhere
+        raise
     first = sharding.rank() == 0
     sharding.leave()
     if not first:
         return
     synthetic.save(parsed.output)
+    if not parsed.checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    parsed.advice = [f"{parsed.output} is written, and can be judged by evaluate {parsed.output}"]
     print(f"{parsed.output}: {len(synthetic)} images, {config.ipc} per class of {parsed.dataset}", flush=True)
     if parsed.evaluate:
         _compare(parsed, synthetic, train, test, recipe)

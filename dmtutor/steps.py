@@ -280,6 +280,8 @@ class Steps:
     def load_state_dict(self, state):
         """Go on from a state of a run with the same configuration, generator and data.
 
+        With a constant schedule the number of iterations may be another one.
+
         Raises
         ------
         ValueError
@@ -288,6 +290,8 @@ class Steps:
         ours = {"method": self.config.method, **asdict(self.config)}
         theirs = {"method": state.get("method"), **state["config"]}
         different = [k for k in ours if theirs.get(k) != ours[k]]
+        if different == ["iterations"] and self.config.schedule == "constant" and state["iteration"] <= len(self):
+            different = []  # where the step size does not fall, a longer run begins as a shorter one
         if different:
             changes = ", ".join(f"{k}={theirs.get(k)!r} there, {ours[k]!r} here" for k in different)
             raise ValueError(f"state must be of a run with the same configuration; got {changes}")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import dmtutor.__main__ as shell
+import dmtutor.steps as steps_module
 from dmtutor import DMConfig, LabeledImages, load
 
 QUICK = ["--ipc", "2", "--iterations", "2", "--width", "4"]
@@ -163,7 +164,65 @@ def test_interrupted_it_says_how_to_go_on(folder, capsys, monkeypatch):
     assert run("condense --dataset data.npz --output S.pt --checkpoint run.pt") == 130
     assert "the same command goes on from run.pt" in capsys.readouterr().err
     assert run("condense --dataset data.npz --output S.pt") == 130
-    assert capsys.readouterr().err.strip() == "stopped"
+    assert capsys.readouterr().err.endswith("stopped; the same command goes on from S.pt.run\n")
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(shell, "evaluate", interrupt)
+    assert run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK]) == 130
+    assert capsys.readouterr().err.endswith("S.pt is written, and can be judged by evaluate S.pt\n")
+    assert run(["condense", "--dataset", "data.npz", "--output", "missing/S.pt"]) == 2
+
+
+def test_by_default_a_run_is_saved_until_its_file_is_written(folder, capsys, monkeypatch):
+    command = ["condense", "--dataset", "data.npz", *QUICK, "--no-evaluate", "--output"]
+    assert run([*command, "whole.pt"]) == 0
+    assert sorted(os.listdir()) == ["data.npz", "whole.pt"]
+    advance = steps_module.Steps.__next__
+
+    def stops(self):
+        if self.iteration == 1:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(shell.planning, "step_seconds", lambda _: 1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(steps_module.Steps, "__next__", stops)
+        assert run([*command, "S.pt"]) == 130
+    assert sorted(os.listdir()) == ["S.pt.run", "data.npz", "whole.pt"]
+    capsys.readouterr()
+    fails(capsys, [*command, "S.pt", "--seed", "1"], "state must be of a run with the same seed", "'S.pt.run' holds",
+          "delete it to start anew")  # fmt: skip
+    fails(capsys, [*command, "S.pt", "--method", "dd"], "method='dm' there, 'dd' here", "'S.pt.run' holds another run")
+    assert run([*command, "S.pt"]) == 0
+    assert "2 steps, 1 of them done" in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["S.pt", "data.npz", "whole.pt"]
+    assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
+
+
+@pytest.mark.parametrize("lr", ["1e20", "1e4"])
+@pytest.mark.parametrize("method", ["dm", "dsa"])
+def test_steps_that_are_too_large_end_in_advice(folder, capsys, method, lr):
+    command = ["condense", "--dataset", "data.npz", "--output", "S.pt", "--method", method, *QUICK, "--lr-img", lr]
+    assert run(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is too large; give a tenth of it, or leave it out" in err.splitlines()[-1]
+    assert f"lr_img={float(lr):g}" in err and "Traceback" not in err
+    assert os.listdir() == ["data.npz"]
+
+
+def test_a_finished_run_goes_on_where_the_step_does_not_fall(folder, capsys):
+    command = ["condense", "--dataset", "data.npz", "--no-evaluate", "--width", "4", "--ipc", "2", "--checkpoint",
+               "run.pt"]  # fmt: skip
+    constant = ["--schedule", "constant", "--output", "S.pt"]
+    for iterations in ("3", "7"):
+        assert run([*command, *constant, "--iterations", iterations]) == 0
+    assert run([*command[:-2], *constant[:-1], "whole.pt", "--iterations", "7"]) == 0
+    assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
+    fails(capsys, [*command, *constant, "--iterations", "6"], "iterations=7 there, 6 here")
+    (folder / "run.pt").unlink()
+    assert run([*command, "--output", "S.pt", "--iterations", "3"]) == 0
+    fails(capsys, [*command, "--output", "S.pt", "--iterations", "7"], "iterations=3 there, 7 here")
 
 
 def test_a_checkpoint_is_gone_on_from(folder, capsys):
@@ -179,8 +238,8 @@ def test_one_line_tells_what_will_be_done(folder, capsys):
     command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE]
     expected = (
         "read 30 training and 10 test images, 2 classes of 15, 16×16 grey; dm, 2 images per class: 2 steps, "
-        "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then 4 networks of depth 3 to "
-        "judge, about 1 s\n"
+        "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then 4 networks "
+        "of depth 3 to judge, about 1 s\n"
     )
     assert run([*command, "--dry-run"]) == 0
     assert capsys.readouterr() == (expected, "")
