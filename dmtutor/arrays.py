@@ -238,7 +238,7 @@ def _parts(file):
     left_out += [name for key, name in found.items() if key not in wanted]
     arrays = [file[found[key]] for key in wanted]
     names = None if classes is None else [str(c) for c in file[classes]]
-    if len({y.dtype.kind in "iu" for y in arrays[1::2]}) > 1:
+    if len({y.dtype.kind in "iufb" for y in arrays[1::2]}) > 1:
         kinds = " and ".join(str(y.dtype) for y in arrays[1::2])
         raise ValueError(f"its labels must be numbers in both parts, or names in both; they are {kinds}")
     if not held:

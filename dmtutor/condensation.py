@@ -33,8 +33,9 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     train : LabeledImages
     method : {"dm", "dsa", "dc", "dd"}
         Distribution matching, gradient matching with Siamese augmentation and without, or dataset distillation.
-    ipc : int
-        Images per class.
+    ipc : int or tuple of int
+        Images per class, or of each class in order. Where they start as real ones, an integer is at most what a class
+        has, with a warning.
     seed : int
         On a CPU the same seed gives the same bits. A number, where functions that a program composes take a generator:
         it stands in the set's ``meta``, for the one call or command that makes the set again.
@@ -88,7 +89,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         history = files.check_output(history, "history")
 
     rows = History(history, steps.iteration) if history is not None and first else None
-    images = len(train.classes) * (steps.config.batch_real + ipc)  # in a step
+    images = len(train.classes) * steps.config.batch_real + sum(steps.ipc)  # in a step
     bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
     run = (step for step in steps) if checkpoint is None else saved(steps, lambda: save_run(steps, checkpoint))
 
@@ -191,8 +192,7 @@ def load_run(steps, path):
     """Go on from a state that any number of processes wrote."""
     state = files.read(path, keys=("method", "config", "root", "real", "iteration"))
     if sharding.processes() > 1:
-        ipc = steps.config.ipc
-        rows = slice(ipc * steps.classes[0], ipc * (steps.classes[-1] + 1))
+        rows = slice(sum(steps.ipc[: steps.classes[0]]), sum(steps.ipc[: steps.classes[-1] + 1]))
         state.update({name: state[name][rows] for name in steps.variables if name in state})
     try:
         steps.load_state_dict(state)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from . import arrays, files, pictures
-from .checks import check_generator, check_one_of, check_positive
+from .checks import check_device, check_generator, check_ipc_field, check_one_of, check_positive
 from .folders import read_folder, statistics_file
 from .mapped import MappedImages, mean_and_std
 
@@ -162,6 +162,8 @@ class LabeledImages:
 
     def to(self, device=None, dtype=None):
         """A copy on ``device``, with images, mean and std in ``dtype``."""
+        if device is not None:
+            check_device(device)
         moved = {k: getattr(self, k).to(device=device, dtype=dtype) for k in ("images", "mean", "std")}
         return replace(self, labels=self.labels.to(device=device), **moved)
 
@@ -247,11 +249,39 @@ def check_every_class(real):
 
 
 def check_ipc(real, ipc):
-    """Raise a ValueError if ``ipc`` images can't be had of every class."""
-    check_positive("ipc", ipc)
-    fewest, c = real.counts.min(0)
-    if ipc > fewest:
-        raise ValueError(f"ipc must be at most {fewest}, the images of class {real.classes[c]!r}; got {ipc}")
+    """How many images of each class are asked for, (K,), by an integer or a tuple of one for each class.
+
+    Raises a ValueError if a class has fewer.
+    """
+    wanted = ipc_by_class(ipc, real.classes)
+    missing, c = torch.tensor([n - have for n, have in zip(wanted, real.counts.tolist(), strict=True)]).max(0)
+    if missing > 0:
+        raise ValueError(
+            f"ipc must be at most {real.counts[c]}, the images of class {real.classes[c]!r}; got {wanted[c]}"
+        )
+    return wanted
+
+
+def ipc_by_class(ipc, classes):
+    """``ipc`` as a list, one for each class."""
+    check_ipc_field(ipc)
+    each = list(ipc) if isinstance(ipc, tuple) else [ipc] * len(classes)
+    if len(each) != len(classes):
+        raise ValueError(f"ipc must hold one number for each of the {len(classes)} classes; got {len(each)}: {ipc}")
+    return each
+
+
+def cap_ipc(real, ipc):
+    """``ipc``, but no more of a class than it has: an integer where it is the same for all, else a tuple.
+
+    Raises a ValueError if not even the largest class has ``ipc`` images.
+    """
+    counts = real.counts
+    if isinstance(ipc, int) and ipc > int(counts.max()):
+        c = int(counts.argmax())
+        raise ValueError(f"ipc must be at most {counts[c]}, the images of class {real.classes[c]!r}; got {ipc}")
+    capped = tuple(min(n, have) for n, have in zip(ipc_by_class(ipc, real.classes), counts.tolist(), strict=True))
+    return capped[0] if len(set(capped)) == 1 else capped
 
 
 def batches(n, batch_size, generator):
