@@ -4,7 +4,7 @@ from ._version import __version__
 from .augmentation import SiameseAugment
 from .condensation import condense
 from .coresets import herding, k_center, random_subset
-from .data import LabeledImages, from_arrays, load
+from .data import LabeledImages, from_arrays, from_dataset, load
 from .distribution_matching import DMConfig, dm_steps, mean_distance
 from .evaluation import Accuracies, Recipe, evaluate, train_network
 from .exchange import export, load_exported, load_published
@@ -31,6 +31,7 @@ __all__ = [
     "evaluate",
     "export",
     "from_arrays",
+    "from_dataset",
     "herding",
     "k_center",
     "keyed_generator",

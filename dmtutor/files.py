@@ -4,6 +4,7 @@ running code from them."""
 import io
 import os
 import shutil
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def read(path, keys):
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {str(path)!r}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for each way in which a file can be broken
         raise ValueError(
             f"{str(path)!r} is not a file of dmtutor, or it is damaged ({type(error).__name__}); "

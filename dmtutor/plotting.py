@@ -211,6 +211,54 @@ def accuracy_ladder(results, ax=None):
     return ax
 
 
+def confusion_matrix(result, ax=None):
+    """Show which classes are taken for which: a row for each true class, a column for each that networks saw.
+
+    Cells hold per cent of the row's images, mean over sets and networks; numbers are written where there is room, for
+    up to 12 classes. A class without test images has an empty row.
+
+    Parameters
+    ----------
+    result : Accuracies
+        Of :func:`~dmtutor.evaluate`; a stored one does not know what was seen.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If the result does not know the predictions.
+
+    Examples
+    --------
+    >>> from dmtutor.evaluation import Accuracies
+    >>> seen, labels = torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([0, 0, 1, 1])
+    >>> ax = confusion_matrix(Accuracies(seen == labels, labels=labels, predicted=seen, classes=("cat", "dog")))
+    >>> [text.get_text() for text in ax.texts]
+    ['50', '50', '0', '100']
+    """
+    shares = 100 * result.confusion.numpy()
+    names = list(result.classes) or [str(c) for c in range(len(shares))]
+    side = 1.5 + 0.45 * min(len(names), 12)
+    ax = ax if ax is not None else new_axes(figsize=(side + 0.5, side))
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    if len(names) <= 12:
+        for (row, column), share in np.ndenumerate(shares):
+            if np.isfinite(share):
+                ax.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=9,
+                        color="white" if share > 60 else INK)  # fmt: skip
+    every = range(0, len(names), math.ceil(len(names) / 25))  # more names would not be legible
+    ax.set_xticks(every, [names[c] for c in every], rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(every, [names[c] for c in every])
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set(xlabel="seen as", ylabel="class")
+    return ax
+
+
 def mosaic(pixels, columns):
     """Join images, (n, C, H, W) in [0, 1], to one: array (H′, W′) or (H′, W′, 3), white between. Clamps."""
     rows = math.ceil(len(pixels) / columns)
