@@ -11,6 +11,7 @@ from dataclasses import fields
 import torch
 
 from . import __version__, files, planning, sharding
+from .augmentation import SiameseAugment
 from .checks import check_device, check_positive, check_seed
 from .condensation import METHODS, begin, condense, load_run
 from .coresets import random_subset
@@ -39,6 +40,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def main(arguments=None):
     """Run a command. Exit code 2 and one line for bad input, before any work; files are written whole or not."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
     parsed = parser().parse_args(arguments)
     told = set()
 
@@ -53,10 +56,12 @@ def main(arguments=None):
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = note
             parsed.run(parsed)
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
-            raise
+    except (ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        if isinstance(error, MemoryError | OverflowError | RuntimeError):
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", said):
+                raise
+            said = f"this takes more memory than there is: smaller numbers or a smaller size would do ({said})"
         tell(f"python -m dmtutor {parsed.command}: error: {' '.join(said.split())}")
         sys.exit(2)
     except KeyboardInterrupt:
@@ -172,7 +177,10 @@ def _evaluation_flags(command):
 
 
 def _integers(text):
-    return tuple(map(int, text.split(","))) if "," in text else int(text)
+    try:
+        return tuple(map(int, text.split(","))) if "," in text else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, or one for each class, 10,10,3; got {text!r}") from None
 
 
 def _integer_or_none(text):
@@ -249,6 +257,8 @@ def _outputs(parsed):
     path = files.check_output(parsed.output, "--output")
     if path.suffix not in (".pt", ".pth"):
         raise ValueError(f"--output must end in .pt, the format that is written; got {parsed.output!r}")
+    if parsed.history:
+        files.check_output(parsed.history, "history")
     if parsed.seeds == 1:
         return {parsed.seed: path}
     for flag in ("checkpoint", "history"):
@@ -328,9 +338,13 @@ def _evaluate(parsed):
     parsed.resize = parsed.resize or first.meta.get("resize")
     train, test = _load(parsed, parsed.dataset or name)
     if train.images.shape[1:] != first.images.shape[1:] or train.classes != first.classes:
-        raise ValueError(f"--dataset must have the classes and the size of the set; got {train} for {first}")
+        pairs = zip(train.classes, first.classes, strict=False)
+        differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
+        raise ValueError(f"--dataset must have the classes and the size of the set; got {train} for {first}{differ}")
     recipe = _recipe(parsed, test)
     recipe.check(test.images)
+    for data in sets:
+        SiameseAugment(data.meta.get("augment", "none"))  # raises a ValueError for one that is unknown
     _plan(parsed, train, test, recipe, len(sets), first.counts.tolist())
     _compare(parsed, [data.normalized_like(first) for data in sets], train, test, recipe)
 

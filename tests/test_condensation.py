@@ -241,7 +241,7 @@ def test_a_state_that_does_not_fit_names_its_file_and_a_way_out(tmp_path):
     with pytest.raises(ValueError, match="iterations=4 there, 9 here") as failure:
         condense(real_images(), **{**TINY, "iterations": 9}, checkpoint=tmp_path / "run.pt")
     (note,) = failure.value.__notes__
-    assert "run.pt' holds another run" in note and "delete it to start anew" in note
+    assert "run.pt' does not hold this run" in note and "delete it to start anew" in note
 
 
 @pytest.mark.parametrize("method", condensation.METHODS)

@@ -202,9 +202,9 @@ def test_by_default_a_run_is_saved_until_its_file_is_written(folder, capsys, mon
         assert run([*command, "S.pt"]) == 130
     assert sorted(os.listdir()) == ["S.pt.run", "data.npz", "whole.pt"]
     capsys.readouterr()
-    fails(capsys, [*command, "S.pt", "--seed", "1"], "state must be of a run with the same seed", "'S.pt.run' holds",
-          "delete it to start anew")  # fmt: skip
-    fails(capsys, [*command, "S.pt", "--method", "dd"], "method='dm' there, 'dd' here", "'S.pt.run' holds another run")
+    other = "'S.pt.run' does not hold this run"
+    fails(capsys, [*command, "S.pt", "--seed", "1"], "with the same seed", other, "delete it to start anew")
+    fails(capsys, [*command, "S.pt", "--method", "dd"], "method='dm' there, 'dd' here", other)
     assert run([*command, "S.pt"]) == 0
     assert "2 steps, 1 of them done" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["S.pt", "data.npz", "whole.pt"]
