@@ -79,6 +79,13 @@ def test_the_progress_bar_is_an_option(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta", 99])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device):
+    for use in (lambda: condense(real_images(), device=device, **TINY), lambda: real_images().to(device)):
+        with pytest.raises(ValueError, match=rf"device must be one that this machine has, cpu.*; got '?{device}"):
+            use()
+
+
 def test_an_unknown_field_lists_the_valid_ones():
     with pytest.raises(TypeError, match="unknown field lr, foo of DMConfig; it has ipc, iterations, batch_real"):
         condense(real_images(), **TINY, lr=1.0, foo=2)
