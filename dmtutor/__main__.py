@@ -11,6 +11,7 @@ from dataclasses import fields
 import torch
 
 from . import __version__, files, planning, sharding
+from .augmentation import SiameseAugment
 from .checks import check_device, check_positive, check_seed
 from .condensation import METHODS, begin, condense, load_run
 from .coresets import random_subset
@@ -40,6 +41,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def main(arguments=None):
     """Run a command. Exit code 2 and one line for bad input, before any work; files are written whole or not."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
     parsed = parser().parse_args(arguments)
     told = set()
 
@@ -54,10 +57,12 @@ def main(arguments=None):
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = note
             parsed.run(parsed)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
-            raise
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError) as error:
         said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        if isinstance(error, MemoryError | OverflowError | RuntimeError):
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", said):
+                raise
+            said = f"this takes more memory than there is: smaller numbers or a smaller size would do ({said})"
         tell(f"python -m dmtutor {parsed.command}: error: {' '.join(said.split())}")
         sys.exit(2)
     except KeyboardInterrupt:
@@ -185,7 +190,10 @@ def _evaluation_flags(command):
 
 
 def _integers(text):
-    return tuple(map(int, text.split(","))) if "," in text else int(text)
+    try:
+        return tuple(map(int, text.split(","))) if "," in text else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, or one for each class, 10,10,3; got {text!r}") from None
 
 
 def _integer_or_none(text):
@@ -262,6 +270,8 @@ def _outputs(parsed):
     path = files.check_output(parsed.output, "--output")
     if path.suffix not in (".pt", ".pth"):
         raise ValueError(f"--output must end in .pt, the format that is written; got {parsed.output!r}")
+    if parsed.history:
+        files.check_output(parsed.history, "history")
     if parsed.seeds == 1:
         return {parsed.seed: path}
     for flag in ("checkpoint", "history"):
@@ -343,6 +353,8 @@ def _evaluate(parsed):
     _check_fit(train, first)
     recipe = _recipe(parsed, test)
     recipe.check(test.images)
+    for data in sets:
+        SiameseAugment(data.meta.get("augment", "none"))  # raises a ValueError for one that is unknown
     _plan(parsed, train, test, recipe, len(sets), first.counts.tolist())
     _compare(parsed, [data.normalized_like(first) for data in sets], train, test, recipe)
 
@@ -406,7 +418,11 @@ def _by_class(result):
 
 def _check_fit(real, synthetic):
     if real.images.shape[1:] != synthetic.images.shape[1:] or real.classes != synthetic.classes:
-        raise ValueError(f"--dataset must have the classes and the size of the set; got {real} for {synthetic}")
+        pairs = zip(real.classes, synthetic.classes, strict=False)
+        differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
+        raise ValueError(
+            f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}"
+        )
 
 
 def _check(parsed):

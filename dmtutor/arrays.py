@@ -1,7 +1,6 @@
 """Arrays as users have them, brought into one form: images (n, C, H, W), labels in 0 … K−1."""
 
 import re
-from contextlib import suppress
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from . import pictures
 
 SPELLINGS = {"x": ("x", "image", "images", "imgs", "data"), "y": ("y", "label", "labels", "target", "targets"),
              "classes": ("classes", "classnames", "labelnames")}  # fmt: skip
+MOST = 10**6  # classes: labels beyond it are numbers of something else
 KINDS = {spelling: kind for kind, spellings in SPELLINGS.items() for spelling in spellings}
 
 
@@ -164,7 +164,10 @@ def labels(y, classes=None):
     if y.dtype.kind not in "iu":
         whole = y.dtype.kind == "f" and y.size and np.isfinite(y).all() and (y == y.round()).all()
         raise ValueError(f"y must be integers; got {y.dtype}{': use y.astype(int)' if whole else ''}")
-    return y.astype(np.int64), names or tuple(str(c) for c in range(int(y.max()) + 1 if y.size else 1))
+    largest = int(y.max()) if y.size else 0
+    if largest >= MOST:
+        raise ValueError(f"y must lie in 0 … K−1; got up to {largest}: names, y = numpy.unique(y, return_inverse=True)")
+    return y.astype(np.int64), names or tuple(map(str, range(largest + 1)))
 
 
 def _some(names, most=12):
@@ -243,9 +246,10 @@ def _parts(file):
         raise ValueError(f"its labels must be numbers in both parts, or names in both; they are {kinds}")
     if not held:
         x, y = arrays
-        with suppress(IndexError):  # of arrays that are not as long as each other: they are refused later
-            test = held_out(labels(y, names)[0])
-            arrays = [x[~test], y[~test], x[test], y[test]]
+        if not x.ndim or x.shape[:1] != y.shape[:1]:
+            raise ValueError(f"its labels must be one for each image; the shapes are {x.shape} and {y.shape}")
+        test = held_out(labels(y, names)[0])
+        arrays = [x[~test], y[~test], x[test], y[test]]
     return (*zip(arrays[::2], arrays[1::2], strict=True), names, left_out)
 
 

@@ -4,9 +4,11 @@ import torch
 
 
 def check_positive(name, value):
-    """Raise a ValueError if ``value`` is not an integer from 1 on."""
+    """Raise a ValueError if ``value`` is not an integer from 1 on, below 2³¹."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a positive integer; got {value!r}")
+    if value >= 2**31:
+        raise ValueError(f"{name} must be less than 2³¹; got {value!r}")
 
 
 def check_ipc_field(ipc):
@@ -18,6 +20,7 @@ def check_ipc_field(ipc):
     if not each or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in each):
         many = ", or a tuple of them, one for each class" if isinstance(ipc, tuple | list | dict) else ""
         raise ValueError(f"ipc must be a positive integer{many}; got {ipc!r}")
+    check_positive("ipc", max(each))
     return (min(each), sum(each) / len(each), max(each)) if isinstance(ipc, tuple) else (ipc, ipc, ipc)
 
 

@@ -190,15 +190,15 @@ def save_run(steps, path):
 
 def load_run(steps, path):
     """Go on from a state that any number of processes wrote."""
-    state = files.read(path, keys=("method", "config", "root", "real", "iteration"))
-    if sharding.processes() > 1:
-        rows = slice(sum(steps.ipc[: steps.classes[0]]), sum(steps.ipc[: steps.classes[-1] + 1]))
-        state.update({name: state[name][rows] for name in steps.variables if name in state})
     try:
+        state = files.read(path, keys=("method", "config", "root", "real", "iteration"))
+        if sharding.processes() > 1:
+            rows = slice(sum(steps.ipc[: steps.classes[0]]), sum(steps.ipc[: steps.classes[-1] + 1]))
+            state.update({name: state[name][rows] for name in steps.variables if name in state})
         steps.load_state_dict(state)
     except ValueError as error:
-        error.add_note(f"{str(path)!r} holds another run: go on with its settings, delete it to start anew, or name "
-                       "another checkpoint")  # fmt: skip
+        error.add_note(f"{str(path)!r} does not hold this run: go on with the settings of the one it holds, delete it "
+                       "to start anew, or name another checkpoint")  # fmt: skip
         raise
 
 

@@ -95,5 +95,5 @@ def read(path, keys):
         ) from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
-        raise ValueError(f"{str(path)!r} lacks {', '.join(missing)}: it was not written by dmtutor")
+        raise ValueError(f"{str(path)!r} lacks {', '.join(missing)}: it is another file of dmtutor's, or of others")
     return content

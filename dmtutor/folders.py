@@ -139,6 +139,8 @@ def _classes(path):
     """The images of each class below a folder: {name: files}, both in the order of names."""
     found, empty, other = {}, [], Counter()
     for folder in _folders(path):
+        if not folder.name.isprintable():
+            raise ValueError(f"the folder of a class must have a name that can be printed; got {folder.name!r}")
         deeper = next((file for sub in _folders(folder) for file in sorted(sub.rglob("*")) if _is_image(file)), None)
         if deeper:
             raise ValueError(

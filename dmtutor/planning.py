@@ -29,7 +29,7 @@ def step_seconds(steps):
         Where processes share the work, of the slowest.
     """
     trial = copy(steps)  # a step makes new tensors and changes none
-    places = torch.linspace(0, len(steps) - 1, 5).long().tolist()
+    places = [i * (len(steps) - 1) // 4 for i in range(5)]
     spent = []  # the first one warms up, and does not count
     while len(spent) < 2 or (len(spent) <= 20 and sum(spent[1:]) < ENOUGH):
         trial.iteration = places[len(spent) % 5]
@@ -109,7 +109,8 @@ def what_was_read(train, test):
     fewest, most = train.counts.min(0), train.counts.max(0)
     sizes = f"{fewest.values:,}"
     if fewest.values < most.values:
-        sizes += f" ({train.classes[fewest.indices]}) to {most.values:,} ({train.classes[most.indices]}) images"
+        least, largest = (" ".join(train.classes[found.indices].split()) for found in (fewest, most))
+        sizes += f" ({least}) to {most.values:,} ({largest}) images"
     twins = count_twins(train, test)
     also = f" ({twins} of them training images, too)" if twins else ""
     return (f"{len(train):,} training and {len(test):,} test images{also}, {len(train.classes)} classes of {sizes}, "

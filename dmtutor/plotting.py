@@ -65,7 +65,7 @@ def image_grid(images, ax=None, *, columns=None):
     """Show images side by side, as one picture.
 
     A set is denormalised and sorted by class; where its classes are of one size, each starts a new row, or
-    has one column if it has one image, and is named. What lies outside [0, 1] is clamped, as on every screen:
+    has one cell if it has one image, and is named. What lies outside [0, 1] is clamped, as on every screen:
     a learned image may hold more contrast than can be shown.
 
     Parameters
@@ -108,6 +108,12 @@ def image_grid(images, ax=None, *, columns=None):
         long = max(map(len, images.classes)) > 6
         turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
         ax.set_xticks((width + GAP) * (np.arange(columns) + 0.5), images.classes, **turn)
+    elif per_class == 1 and columns > 1:
+        for i, name in enumerate(images.classes):
+            place = (width + GAP) * (i % columns), (height + GAP) * (i // columns)
+            short = name if len(name) <= 10 else f"{name[:9]}…"
+            ax.text(*place, short, fontsize=6, va="top", color=INK,
+                    bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 0.5})  # fmt: skip
     elif per_class and per_class % columns == 0:
         band = (height + GAP) * per_class // columns
         ax.set_yticks(band * (np.arange(len(images.classes)) + 0.5), images.classes)

@@ -79,6 +79,13 @@ def test_the_progress_bar_is_an_option(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta", 99])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device):
+    for use in (lambda: condense(real_images(), device=device, **TINY), lambda: real_images().to(device)):
+        with pytest.raises(ValueError, match=rf"device must be one that this machine has, cpu.*; got '?{device}"):
+            use()
+
+
 def test_an_unknown_field_lists_the_valid_ones():
     with pytest.raises(TypeError, match="unknown field lr, foo of DMConfig; it has ipc, iterations, batch_real"):
         condense(real_images(), **TINY, lr=1.0, foo=2)
@@ -241,7 +248,7 @@ def test_a_state_that_does_not_fit_names_its_file_and_a_way_out(tmp_path):
     with pytest.raises(ValueError, match="iterations=4 there, 9 here") as failure:
         condense(real_images(), **{**TINY, "iterations": 9}, checkpoint=tmp_path / "run.pt")
     (note,) = failure.value.__notes__
-    assert "run.pt' holds another run" in note and "delete it to start anew" in note
+    assert "run.pt' does not hold this run" in note and "delete it to start anew" in note
 
 
 @pytest.mark.parametrize("method", condensation.METHODS)

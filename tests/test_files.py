@@ -99,7 +99,7 @@ def test_no_code_from_a_file_is_run(tmp_path, wrap):
 def test_missing_keys_are_named(tmp_path):
     path = tmp_path / "a.pt"
     files.write({"x": 1}, path)
-    with pytest.raises(ValueError, match=r"lacks y, z: it was not written by dmtutor"):
+    with pytest.raises(ValueError, match=r"lacks y, z: it is another file"):
         files.read(path, keys=["x", "y", "z"])
     files.write([1, 2], path)
     with pytest.raises(ValueError, match="lacks x"):

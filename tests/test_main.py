@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -202,9 +203,9 @@ def test_by_default_a_run_is_saved_until_its_file_is_written(folder, capsys, mon
         assert run([*command, "S.pt"]) == 130
     assert sorted(os.listdir()) == ["S.pt.run", "data.npz", "whole.pt"]
     capsys.readouterr()
-    fails(capsys, [*command, "S.pt", "--seed", "1"], "state must be of a run with the same seed", "'S.pt.run' holds",
-          "delete it to start anew")  # fmt: skip
-    fails(capsys, [*command, "S.pt", "--method", "dd"], "method='dm' there, 'dd' here", "'S.pt.run' holds another run")
+    other = "'S.pt.run' does not hold this run"
+    fails(capsys, [*command, "S.pt", "--seed", "1"], "with the same seed", other, "delete it to start anew")
+    fails(capsys, [*command, "S.pt", "--method", "dd"], "method='dm' there, 'dd' here", other)
     assert run([*command, "S.pt"]) == 0
     assert "2 steps, 1 of them done" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["S.pt", "data.npz", "whole.pt"]
@@ -416,6 +417,35 @@ def test_without_memory_it_says_so(folder, capsys, monkeypatch):
     monkeypatch.setattr(shell, "condense", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a defect")))
     with pytest.raises(RuntimeError, match="a defect"):
         run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stopped_at_some_moment_the_same_command_ends_in_the_same_file(folder, number):
+    """By defaults: no flag speaks of a checkpoint."""
+    library = str(Path(shell.__file__).parents[1])
+    flags = ["--dataset", "data.npz", "--no-evaluate", "--ipc", "3,2", "--iterations", "600", "--width", "8"]
+
+    def start(output):
+        command = [sys.executable, "-m", "dmtutor", "condense", *flags, "--output", output]
+        heard = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+        env = {**os.environ, "PYTHONPATH": library}
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, preexec_fn=heard)
+
+    process, told = start("S.pt"), b""
+    while b"loss" not in told and process.poll() is None:
+        told += process.stderr.read1()
+    process.send_signal(number)
+    told += process.communicate(timeout=60)[1]
+    assert not (folder / "S.pt").exists(), "it ended before it could be stopped"
+    if number != signal.SIGKILL:
+        assert process.returncode == 130 and b"stopped; the same command goes on from S.pt.run" in told
+        assert 0 < torch.load("S.pt.run", weights_only=True)["iteration"] < 600
+    for output in ("S.pt", "whole.pt"):
+        process = start(output)
+        assert process.communicate(timeout=300) and process.returncode == 0
+    assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
+    assert sorted(os.listdir()) == ["S.pt", "data.npz", "whole.pt"]
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

@@ -176,6 +176,14 @@ def test_import_sets_nothing():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_more_classes_than_fit_a_row_are_named_in_their_cells():
+    names = ["owl", "elk", "a very long name", *"defghijkl"]
+    ax = image_grid(images(range(12), names))
+    assert [text.get_text() for text in ax.texts] == ["owl", "elk", "a very lo…", *"defghijkl"]
+    assert ax.texts[5].get_position() == (6 * (5 % 4), 6 * (5 // 4))
+    assert not image_grid(images(range(10), names[:10])).texts
+
+
 def confusions(n, k, seed=0):
     labels = torch.arange(n) % k
     predicted = torch.randint(k, (2, 3, n), generator=torch.Generator().manual_seed(seed))

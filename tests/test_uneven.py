@@ -80,6 +80,18 @@ def test_parts_of_the_classes_are_the_whole_to_the_bit(parts, average):
             assert torch.equal(part.of_class(c), whole.of_class(c))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_change_no_bit(method):
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made.append(make(method).finish().images)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*made)
+
+
 def test_an_image_moves_as_far_whatever_the_size_of_its_class():
     """Each class of an uneven run is that class of an even one of its size, whose step is in proportion to it."""
     lr, mean = 20.0, sum(IPC) / 3
