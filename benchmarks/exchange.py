@@ -3,8 +3,8 @@
     python benchmarks/exchange.py choose --data PATH.npz --work FOLDER
     python benchmarks/exchange.py own --data PATH.npz --work FOLDER
     python benchmarks/exchange.py png --data PATH.npz --work FOLDER
-    python benchmarks/exchange.py published --data PATH.npz --work FOLDER --checkout PATH [--ipc 10]
-    python benchmarks/exchange.py dcbench --data PATH.npz --work FOLDER --checkout PATH [--ipc 10]
+    python benchmarks/exchange.py published --data PATH.npz --work FOLDER --checkout PATH
+    python benchmarks/exchange.py dcbench --data PATH.npz --work FOLDER --checkout PATH
 
 PATH.npz holds CIFAR-10: x_train, y_train, x_test, y_test. FOLDER keeps the sets that were made.
 
@@ -14,8 +14,9 @@ training images that no set has seen. ``png`` evaluates the condensed sets befor
 
 ``published`` needs a checkout of https://github.com/VICO-UoE/DatasetCondensation, nothing of which is changed: its
 ``main_DM.py`` writes a file of few iterations and judges it, its ``evaluate_synset`` judges ours, and
-:func:`dmtutor.evaluate` judges both, each for a fraction of the 1,000 epochs, on 2,000 test images.
-``dcbench`` has the evaluator of a checkout of https://github.com/justincui03/dc_benchmark judge our file (it needs the
+:func:`dmtutor.evaluate` judges both, each with ConvNets of width 32, 100 of the 1,000 epochs and 2,000 test images.
+(At one image a class that ``main_DM.py`` stops in ``rand_crop`` with torch 2.) ``dcbench`` has the evaluator of a
+checkout of https://github.com/justincui03/dc_benchmark judge our file of one image a class, 300 epochs (it needs the
 package einops). Where these codes would download CIFAR-10 they are handed the images of PATH.npz.
 
 Results go to dmtutor/results/exchange.json, row by row, so a run that was stopped goes on where it was. One thread does
@@ -52,11 +53,11 @@ from dmtutor import (
 )
 
 ROOT = Path(__file__).parents[1]
-EPOCHS = {1: 300, 10: 100}  # of 1,000, by images per class
-ITERATIONS = {1: 200, 10: 50}  # of 20,000: the file is to be theirs, not good
-NETWORKS = 5
+NETWORKS = 4
 TEST = 2000  # images on which networks of these codes, and ours beside them, are scored
-RECIPES = {ipc: Recipe.reference(epochs=n, augment="color_crop_cutout_flip_scale_rotate") for ipc, n in EPOCHS.items()}
+EVERYTHING = "color_crop_cutout_flip_scale_rotate"
+NARROW = Recipe.reference(epochs=100, width=32, augment=EVERYTHING)  # what the published code calls ConvNetW32
+WIDE = Recipe.reference(epochs=300, augment=EVERYTHING)  # DC-BENCH has this width alone
 INPUT = ("nn.InstanceNorm2d(channels), ", "")
 CHANGES = {  # what is changed in the README's lines
     "as in the README": [],
@@ -163,89 +164,88 @@ def inside(checkout, folder, data, *paths):
         yield
 
 
-def commit(checkout):
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
-    return git.stdout.strip()
-
-
-def published(table, test, folder, data, checkout, ipc):
-    name, theirs, ours = f"cifar10_dm_{ipc}", folder / f"theirs-{ipc}", folder / f"ours-{ipc}.pt"
-    where = {"ipc": ipc, "checkout": "VICO-UoE/DatasetCondensation", "checkout_commit": commit(checkout),
-             "epochs": EPOCHS[ipc]}  # fmt: skip
-    flags = (f"--dataset CIFAR10 --model ConvNet --ipc {ipc} --Iteration {ITERATIONS[ipc]} --batch_real 32 --num_exp 1 "
-             f"--eval_mode end --num_eval {NETWORKS} --epoch_eval_train {EPOCHS[ipc]} --data_path {folder} "
+def published(table, test, folder, data, checkout):
+    theirs, ours = folder / "theirs", folder / "ours.pt"
+    flags = ("--dataset CIFAR10 --model ConvNetW32 --ipc 10 --Iteration 50 --batch_real 32 --num_exp 1 --eval_mode end "
+             f"--num_eval {NETWORKS} --epoch_eval_train {NARROW.epochs} --data_path {folder} "
              f"--save_path {theirs}")  # fmt: skip
-
-    def add(file, judge, found):
-        key = {"experiment": "published code", "file": file, "judge": judge, **where}
-        if table.find(**key) is None:
-            table.add({**key, **found()})
-            print(table.rows[-1] if judge == "theirs" else f"{key}: {scored(table.rows[-1])}", flush=True)
+    written = theirs / "res_DM_CIFAR10_ConvNetW32_10ipc.pt"
 
     def run():
         with inside(checkout, folder, data, "."), mock.patch.object(sys, "argv", ["main_DM.py", *flags.split()]):
             runpy.run_path(str(checkout.resolve() / "main_DM.py"), run_name="__main__")
-        scores = torch.load(written, weights_only=False)["accs_all_exps"]["ConvNet"]  # of a run of our own
+        scores = torch.load(written, weights_only=False)["accs_all_exps"]["ConvNetW32"]  # of a run of our own
         return {"flags": flags.split(" --data_path")[0], "scores": list(map(float, scores))}
 
-    def judge(one):
-        real = test.normalized_like(one)
-        accuracies = evaluate(one, real, networks=NETWORKS, recipe=RECIPES[ipc], generator=seeded(0))
-        return {"accuracies": results.pack(accuracies)}
+    def judged(pair):
+        return {"scores": their_scores(pair, folder, data, checkout)}
 
-    written = theirs / f"res_DM_CIFAR10_ConvNet_{ipc}ipc.pt"
-    add("theirs", "theirs", run)
-    add("theirs", "ours", lambda: judge(load_published(written, like=test)[0]))
-    one = results.images(name)
+    rows = Rows(table, "published code", "VICO-UoE/DatasetCondensation", checkout, ipc=10, epochs=NARROW.epochs)
+    rows.add("theirs", "theirs", run)
+    rows.add("theirs", "ours", lambda: our_scores(load_published(written, like=test)[0], test, NARROW))
+    one = results.images("cifar10_dm_10")
     export(one, ours)
-    add("ours", "ours", lambda: judge(load_exported(ours)))
-    add("ours", "theirs", lambda: their_scores(torch.load(ours)["data"][0], folder, data, checkout, ipc))
-    mistake = [one.pixels, one.labels]  # would the judge notice?
-    add("ours, not normalised", "theirs", lambda: their_scores(mistake, folder, data, checkout, ipc))
+    rows.add("ours", "ours", lambda: our_scores(load_exported(ours), test, NARROW))
+    rows.add("ours", "theirs", lambda: judged(torch.load(ours)["data"][0]))
+    rows.add("ours, not normalised", "theirs", lambda: judged([one.pixels, one.labels]))  # would the judge notice?
 
 
-def scored(row):
-    return results.unpack(row["accuracies"])
+def dcbench(table, test, folder, data, checkout):
+    """The evaluator of DC-BENCH on our file, laid where it looks for one."""
+    place = folder / "distilled_results" / "DM" / "CIFAR10" / "IPC1"
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / "res_DM_CIFAR10_ConvNet_1ipc.pt"
+    export(results.images("cifar10_dm_1"), file)
+    flags = ["--gpu", "", "--method", "dm", "--dataset", "CIFAR10", "--ipc", "1", "--dsa"]
+
+    def run():
+        with inside(checkout, folder, data, "evaluator", "."), mock.patch.object(sys, "argv", ["evaluator.py", *flags]):
+            import evaluator as dc
+
+            args = dc.prepare_args()
+            args.epoch_eval_train = WIDE.epochs  # --dsa sets 1,000
+            judge = dc.Evaluator()
+            judge.load_data(str(place.parents[2]), dc.EvaluatorUtils.get_data_file_name("dm", "CIFAR10", 1), args)
+            return {"flags": " ".join(flags), "scores": [float(judge.evaluate(args)) for _ in range(NETWORKS)]}
+
+    rows = Rows(table, "DC-BENCH", "justincui03/dc_benchmark", checkout, ipc=1, epochs=WIDE.epochs)
+    rows.add("ours", "theirs", run)
+    rows.add("ours", "ours", lambda: our_scores(load_exported(file), test, WIDE))
 
 
-def their_scores(pair, folder, data, checkout, ipc):
+class Rows:
+    """Rows of one experiment with one checkout: a file, a judge, and what that found."""
+
+    def __init__(self, table, experiment, name, checkout, **more):
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
+        self.table = table
+        self.key = {"experiment": experiment, "checkout": name, "checkout_commit": git.stdout.strip(), **more}
+
+    def add(self, file, judge, find):
+        key = {**self.key, "file": file, "judge": judge}
+        if self.table.find(**key) is None:
+            row = {**key, **find()}
+            self.table.add(row)
+            print(results.unpack(row["accuracies"]) if judge == "ours" else row["scores"], file, judge, flush=True)
+
+
+def our_scores(one, test, recipe):
+    real = test.normalized_like(one)
+    return {"accuracies": results.pack(evaluate(one, real, networks=NETWORKS, recipe=recipe, generator=seeded(0)))}
+
+
+def their_scores(pair, folder, data, checkout):
     """Accuracies of networks that the published code trains on a pair of images and labels and scores."""
     with inside(checkout, folder, data, "."):
         import utils
 
         channel, size, classes, _, _, _, _, _, testloader = utils.get_dataset("CIFAR10", str(folder))
         args = argparse.Namespace(
-            device="cpu", lr_net=0.01, epoch_eval_train=EPOCHS[ipc], batch_train=256, dsa=True,
-            dsa_strategy=RECIPES[ipc].augment, dsa_param=utils.ParamDiffAug(), dc_aug_param=None,
+            device="cpu", lr_net=0.01, epoch_eval_train=NARROW.epochs, batch_train=256, dsa=True,
+            dsa_strategy=EVERYTHING, dsa_param=utils.ParamDiffAug(), dc_aug_param=None,
         )  # fmt: skip
-        scores = []
-        for i in range(NETWORKS):
-            net = utils.get_network("ConvNet", channel, classes, size)
-            scores.append(float(utils.evaluate_synset(i, net, *pair, testloader, args)[2]))
-    return {"scores": scores}
-
-
-def dcbench(table, folder, data, checkout, ipc):
-    """The evaluator of DC-BENCH on our file, laid where it looks for one."""
-    key = {"experiment": "DC-BENCH", "file": "ours", "judge": "theirs", "ipc": ipc,
-           "checkout": "justincui03/dc_benchmark", "checkout_commit": commit(checkout),
-           "epochs": EPOCHS[ipc]}  # fmt: skip
-    if table.find(**key) is not None:
-        return
-    place = folder / "distilled_results" / "DM" / "CIFAR10" / f"IPC{ipc}"
-    place.mkdir(parents=True, exist_ok=True)
-    export(results.images(f"cifar10_dm_{ipc}"), place / f"res_DM_CIFAR10_ConvNet_{ipc}ipc.pt")
-    flags = ["--gpu", "", "--method", "dm", "--dataset", "CIFAR10", "--ipc", str(ipc), "--dsa"]
-    with inside(checkout, folder, data, "evaluator", "."), mock.patch.object(sys, "argv", ["evaluator.py", *flags]):
-        import evaluator as dc
-
-        args = dc.prepare_args()
-        args.epoch_eval_train = EPOCHS[ipc]  # --dsa sets 1,000
-        judge = dc.Evaluator()
-        judge.load_data(str(place.parents[2]), dc.EvaluatorUtils.get_data_file_name("dm", "CIFAR10", ipc), args)
-        scores = [float(judge.evaluate(args)) for _ in range(NETWORKS)]
-    table.add({**key, "flags": " ".join(flags), "scores": scores})
-    print(table.rows[-1], flush=True)
+        nets = (utils.get_network("ConvNetW32", channel, classes, size) for _ in range(NETWORKS))
+        return [float(utils.evaluate_synset(i, net, *pair, testloader, args)[2]) for i, net in enumerate(nets)]
 
 
 def main():
@@ -254,24 +254,23 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--checkout", type=Path)
-    parser.add_argument("--ipc", type=int, choices=EPOCHS, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.work = asked.work.resolve()
     asked.work.mkdir(exist_ok=True)
     real, validation, test = split(asked.data)
-    used = {"png": str(Recipe()), **{f"published code, IPC {ipc}": str(recipe) for ipc, recipe in RECIPES.items()}}
+    used = {"png": str(Recipe()), "published code": str(NARROW), "DC-BENCH": str(WIDE)}
     table = Table("exchange", command="python benchmarks/exchange.py TASK --data PATH.npz --work FOLDER", recipes=used)
     if asked.task == "choose":
         own(table, real, validation, asked.work, "choice", CHANGES, 3)
     elif asked.task == "own":
-        own(table, real, test, asked.work, "own network", ["as in the README", "input as it is, instance norm"], 5)
+        own(table, real, test, asked.work, "own network", ["as in the README"], 5)
     elif asked.task == "png":
         png(table, real, test, asked.work)
     elif asked.task == "published":
-        published(table, test.select(torch.arange(TEST)), asked.work, asked.data.resolve(), asked.checkout, asked.ipc)
+        published(table, test.select(torch.arange(TEST)), asked.work, asked.data.resolve(), asked.checkout)
     else:
-        dcbench(table, asked.work, asked.data.resolve(), asked.checkout, asked.ipc)
+        dcbench(table, test.select(torch.arange(TEST)), asked.work, asked.data.resolve(), asked.checkout)
 
 
 if __name__ == "__main__":

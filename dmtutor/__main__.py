@@ -371,11 +371,14 @@ def _export(parsed):
         _check_fit(test, synthetic)
         recipe = _recipe(parsed, test)
         recipe.check(test.images)
-    print(f"{parsed.output}: {len(synthetic)} images; {export(synthetic, parsed.output)}", flush=True)
+    cost = export(synthetic, parsed.output)
+    exported = load_exported(parsed.output)
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (exported.mean, exported.std))
+    print(f"{parsed.output}: {len(exported)} images, normalisation by mean {mean} and std {std}; {cost}", flush=True)
     if parsed.dataset is None:
         return
     found = []
-    for name, one in (("before", synthetic), ("after", load_exported(parsed.output))):
+    for name, one in (("before", synthetic), ("after", exported)):
         real, one = test.normalized_like(one).to(parsed.device), one.to(parsed.device)
         draws = torch.Generator().manual_seed(parsed.seed)
         found.append(evaluate(one, real, networks=parsed.networks, recipe=recipe, generator=draws, progress=True))

@@ -253,7 +253,8 @@ def test_export_says_what_it_costs_and_judges_before_and_after(folder, capsys, o
     capsys.readouterr()
     assert run(f"export S.pt {output}") == 0
     out, err = capsys.readouterr()
-    assert re.fullmatch(rf"{output}: 4 images; \d+\.\d% of the pixels lie outside \[0, 1\], .* at most\n", out)
+    told = r"normalisation by mean 0\.\d{4} and std 0\.\d{4}; \d+\.\d% of the pixels lie outside .* at most"
+    assert re.fullmatch(rf"{output}: 4 images, {told}\n", out)
     assert err == ""
     again, synthetic = load_exported(output), LabeledImages.load("S.pt")
     assert torch.equal(again.labels, synthetic.labels) and again.classes == synthetic.classes
