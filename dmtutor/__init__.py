@@ -4,9 +4,10 @@ from ._version import __version__
 from .augmentation import SiameseAugment
 from .condensation import condense
 from .coresets import herding, k_center, random_subset
-from .data import LabeledImages, from_arrays, load
+from .data import LabeledImages, from_arrays, from_dataset, load
 from .distribution_matching import DMConfig, dm_steps, mean_distance
 from .evaluation import Accuracies, Recipe, evaluate, train_network
+from .exchange import export, load_exported, load_published
 from .gradient_matching import DCConfig, DSAConfig, dc_steps
 from .networks import ConvNet
 from .randomness import keyed_generator, root_seed
@@ -28,11 +29,15 @@ __all__ = [
     "dd_steps",
     "dm_steps",
     "evaluate",
+    "export",
     "from_arrays",
+    "from_dataset",
     "herding",
     "k_center",
     "keyed_generator",
     "load",
+    "load_exported",
+    "load_published",
     "mean_distance",
     "random_subset",
     "root_seed",

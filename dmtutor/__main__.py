@@ -1,18 +1,25 @@
-"""Condense and evaluate from the shell: ``python -m dmtutor condense --help``."""
+"""Condense, evaluate and export from the shell: ``python -m dmtutor condense --help``."""
 
 import argparse
+import inspect
 import os
+import re
 import sys
+import warnings
 from dataclasses import fields
 
 import torch
 
-from . import __version__, files, sharding
-from .checks import check_positive, check_seed
-from .condensation import METHODS, condense
+from . import __version__, files, planning, sharding
+from .augmentation import SiameseAugment
+from .checks import check_device, check_positive, check_seed
+from .condensation import METHODS, begin, condense, load_run
 from .coresets import random_subset
-from .data import NAMES, LabeledImages, check_ipc, load
+from .data import NAMES, LabeledImages, load
 from .evaluation import Recipe, evaluate
+from .exchange import check_export, export, load_exported
+from .networks import MODELS, default_depth
+from .pictures import RESIZE
 
 RECIPES = {"quick": Recipe, "reference": Recipe.reference}
 
@@ -29,21 +36,37 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Says a default where there is one to say."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, True) else super()._get_help_string(action)
+        return action.help if action.default in (None, True, False) else super()._get_help_string(action)
 
 
 def main(arguments=None):
     """Run a command. Exit code 2 and one line for bad input, before any work; files are written whole or not."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
     parsed = parser().parse_args(arguments)
+    told = set()
+
+    def note(message, *_):
+        """A warning, once, in one line."""
+        if str(message) not in told:
+            tell(f"note: {' '.join(str(message).split())}")
+        told.add(str(message))
+
     try:
-        parsed.run(parsed)
-    except (ValueError, TypeError, OSError) as error:
-        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(str(error).split())}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = note
+            parsed.run(parsed)
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError) as error:
+        said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        if isinstance(error, MemoryError | OverflowError | RuntimeError):
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", said):
+                raise
+            said = f"this takes more memory than there is: smaller numbers or a smaller size would do ({said})"
+        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(said.split())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        checkpoint = getattr(parsed, "checkpoint", None)
-        advice = f"; the same command goes on from {checkpoint}" if checkpoint else ""
-        tell(f"\nstopped{advice}")
+        tell("\n" + "; ".join(["stopped", *getattr(parsed, "advice", [])]))
         sys.exit(130)
 
 
@@ -64,40 +87,62 @@ def parser():
                                epilog="torchrun --nproc-per-node N -m dmtutor condense ... shares the classes among N "
                                       "processes; on a CPU the file is the same, bit for bit.")  # fmt: skip
     make.set_defaults(run=_condense)
-    make.add_argument("--output", required=True, metavar="S.pt", help="file to write the condensed set to")
+    make.add_argument("--output", required=True, metavar="S.pt",
+                      help="file to write the condensed set to, ending in .pt")  # fmt: skip
     make.add_argument("--method", choices=METHODS, default="dm", help="how to condense")
     make.add_argument("--setting", choices=("quick", "reference"), default="quick",
                       help="defaults of the fields below: quick, or as published")  # fmt: skip
     make.add_argument("--seed", type=int, default=0, help="the same seed gives the same file, bit for bit, on a CPU")
+    make.add_argument("--seeds", type=int, default=1, metavar="N",
+                      help="make N sets, S_0.pt, S_1.pt, …, from --seed on: 3 or more give an interval")  # fmt: skip
     make.add_argument("--checkpoint", metavar="FILE",
-                      help="save the run once a minute and on Ctrl-C; the same command goes on from it")  # fmt: skip
+                      help="save the run here once a minute and when stopped, and keep the file; by default it is "
+                           "S.pt.run, until S.pt is written. The same command goes on from it")  # fmt: skip
     make.add_argument("--history", metavar="FILE.csv", help="write iteration, loss and seconds of every tenth step")
     make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
+    make.add_argument("--dry-run", action="store_true",
+                      help="say what was read, what would be done and how long it would take, and stop")  # fmt: skip
     _data_flags(make, dataset_default="mnist5k")
     _evaluation_flags(make)
     group = make.add_argument_group("fields of the configuration, with their quick defaults")
-    for name, (kind, defaults) in _fields().items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X",
-                           help=defaults)  # fmt: skip
+    for name, (kind, told) in _fields().items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X", help=told)
 
-    score = commands.add_parser("evaluate", formatter_class=formatter, help="score a set on real images")
-    score.set_defaults(run=_evaluate)
-    score.add_argument("file", metavar="S.pt", help="a set that condense wrote")
-    _data_flags(score, dataset_default=None)
+    score = commands.add_parser("evaluate", formatter_class=formatter, help="score sets on real images")
+    score.set_defaults(run=_evaluate, evaluate=True, dry_run=False)
+    score.add_argument("files", metavar="S.pt", nargs="+",
+                       help="sets that condense wrote; 3 or more, of several seeds, give an interval")  # fmt: skip
+    _data_flags(score, dataset_default=None, told="; the one the set was made of if left out")
     score.add_argument("--seed", type=int, default=0, help="of the networks")
     _evaluation_flags(score)
+
+    out = commands.add_parser("export", formatter_class=formatter, help="write a set for other tools",
+                              description="Write a set as a folder of PNG (NAME), NAME.npz, NAME.safetensors, or "
+                                          "NAME.pt as the published code writes it, and say what that changes.",
+                              epilog="With --dataset networks are trained on the set before and after, the same "
+                                     "ones, and scored on its test images.")  # fmt: skip
+    out.set_defaults(run=_export, random_sets=1, model="convnet")
+    out.add_argument("file", metavar="S.pt", help="a set that condense wrote")
+    out.add_argument("output", metavar="NAME[.npz|.safetensors|.pt]", help="what to write")
+    _data_flags(out, dataset_default=None, told="; none is needed to write")
+    out.add_argument("--seed", type=int, default=0, help="of the networks")
+    out.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained")
+    out.add_argument("--networks", type=int, default=3, help="how many networks are trained before and after")
     return top
 
 
 def _fields():
-    """The fields of all methods: {name: (type for argparse, help)}. The help groups methods by their default."""
+    """The fields of all methods: {name: (type for argparse, help)}.
+
+    The help is the first sentence of the docstring, and the methods grouped by their default.
+    """
     found = {}
     for method, (config_type, _) in METHODS.items():
         for f in fields(config_type):
             default = "by the data" if f.default is None else str(f.default)
             found.setdefault(f.name, (f.type, {}))[1].setdefault(default, []).append(method)
-    kinds = {bool: _boolean, int | None: _integer_or_none, int | str | None: _integer_or_word, int: int, float: float,
-             float | None: float}  # fmt: skip
+    kinds = {bool: _boolean, int | tuple[int, ...]: _integers, int | None: _integer_or_none,
+             int | str | None: _integer_or_word, int: int, float: float, float | None: float}  # fmt: skip
     told = {
         name: "; ".join(
             default if len(methods) == len(METHODS) else f"{', '.join(methods)}: {default}"
@@ -105,15 +150,34 @@ def _fields():
         )
         for name, (_, defaults) in found.items()
     }
-    return {name: (kinds.get(kind, str), told[name]) for name, (kind, _) in found.items()}
+    meaning = {}
+    for config_type, _ in METHODS.values():  # the last, distribution matching, has the last word
+        meaning.update(_first_sentences(config_type))
+    return {name: (kinds.get(kind, str), f"{meaning[name]} [{told[name]}]".replace("%", "%%"))
+            for name, (kind, _) in found.items()}  # fmt: skip
 
 
-def _data_flags(command, dataset_default):
-    told = "" if dataset_default else "; the one the set was made of if left out"
+def _first_sentences(config_type):
+    """{field: first sentence about it} of a numpydoc docstring."""
+    text = inspect.getdoc(config_type).partition("Parameters\n----------\n")[2].partition("\n\n")[0]
+    told = {}
+    for name, kind, lines in re.findall(r"^(\w+) : (.*)\n((?:    .*\n?)+)", text, re.M):
+        plain = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`|``(.*?)``", r"\1\2", " ".join(lines.split()))
+        words = f": {kind[1:-1]}" if kind.startswith("{") else ""
+        told[name] = re.split(r"\.(?: |$)", plain)[0] + words.replace('"', "")
+    return told
+
+
+def _data_flags(command, dataset_default, told=""):
     command.add_argument("--dataset", default=dataset_default, metavar="NAME",
                          help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{told}")  # fmt: skip
     command.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
-    command.add_argument("--size", type=int, help="resize the images of a folder to size × size")
+    told_size = "" if dataset_default else "; by default to those of the set"
+    command.add_argument("--size", type=int, help=f"resize the images to size × size{told_size}")
+    told = "fit" if dataset_default else "as the set was made"
+    command.add_argument("--resize", choices=RESIZE, help="by cutting off what exceeds the square, or by bars beside "
+                                                          f"the whole image (default: {told})")  # fmt: skip
+    command.add_argument("--skip-broken", action="store_true", help="leave out files that cannot be read")
     command.add_argument("--device", help="cpu, cuda, …")
 
 
@@ -121,6 +185,15 @@ def _evaluation_flags(command):
     command.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained on the set")
     command.add_argument("--networks", type=int, default=3, help="how many networks are trained on each set")
     command.add_argument("--random-sets", type=int, default=3, help="how many random sets are drawn to compare with")
+    command.add_argument("--model", choices=MODELS, default="convnet", help="the network that is trained on the set")
+    command.add_argument("--whole", action="store_true", help="train networks on all real images, too")
+
+
+def _integers(text):
+    try:
+        return tuple(map(int, text.split(","))) if "," in text else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, or one for each class, 10,10,3; got {text!r}") from None
 
 
 def _integer_or_none(text):
@@ -139,7 +212,7 @@ def _boolean(text):
 
 def _condense(parsed):
     sharding.join()
-    files.check_output(parsed.output, "--output")
+    outputs = _outputs(parsed)
     _check(parsed)
     config_type, _ = METHODS[parsed.method]
     names = [f.name for f in fields(config_type)]
@@ -149,52 +222,210 @@ def _condense(parsed):
             flag, all_flags = (", ".join(f"--{n.replace('_', '-')}" for n in group) for group in ([name], names))
             raise ValueError(f"{flag} is not a field of {parsed.method}; it has {all_flags}")
     config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
-    train, test = load(parsed.dataset, root=parsed.root, size=parsed.size)
+    fields_of_run = {name: getattr(config, name) for name in names}
+    train, test = _load(parsed, parsed.dataset)
+    recipe = _recipe(parsed, test)
     if parsed.evaluate:
-        check_ipc(train, config.ipc)  # as many random images are drawn
-        RECIPES[parsed.recipe]().check(test.images)
-    synthetic = condense(
-        train, parsed.method, seed=parsed.seed, device=parsed.device, checkpoint=parsed.checkpoint,
-        history=parsed.history, **{name: getattr(config, name) for name in names},
-    )  # fmt: skip
+        recipe.check(test.images)
+    checkpoints = {seed: _checkpoint(parsed, output) for seed, output in outputs.items()}
+    left = 0
+    for seed, checkpoint in checkpoints.items():
+        begun = begin(train, parsed.method, seed=seed, device=parsed.device, **fields_of_run)
+        if checkpoint.exists():
+            load_run(begun, checkpoint)
+        left += len(begun) - begun.iteration
+    _plan(parsed, train, test, recipe, len(outputs), begun.ipc, begun, left)
+    if parsed.dry_run:
+        return
+    sets = []
+    for seed, output in outputs.items():
+        parsed.advice = [f"the same command goes on from {checkpoints[seed]}"]
+        try:
+            made = condense(train, parsed.method, seed=seed, device=parsed.device, checkpoint=checkpoints[seed],
+                            history=parsed.history, **fields_of_run)  # fmt: skip
+        except FloatingPointError:
+            if not parsed.checkpoint:
+                checkpoints[seed].unlink(missing_ok=True)  # it leads nowhere
+            raise
+        if sharding.rank() == 0:
+            made.save(output)
+            print(f"{output}: {_images(made.counts.tolist())} of {parsed.dataset}", flush=True)
+        sets.append(made)
     first = sharding.rank() == 0
     sharding.leave()
     if not first:
         return
-    synthetic.save(parsed.output)
-    print(f"{parsed.output}: {len(synthetic)} images, {config.ipc} per class of {parsed.dataset}", flush=True)
+    if not parsed.checkpoint:
+        for checkpoint in checkpoints.values():
+            checkpoint.unlink(missing_ok=True)
+    parsed.advice = [f"the sets are written: evaluate {' '.join(map(str, outputs.values()))} judges them"]
     if parsed.evaluate:
-        _compare(parsed, synthetic, train, test)
+        _compare(parsed, sets, train, test, recipe)
+
+
+def _outputs(parsed):
+    """The file of each seed: S.pt, or S_0.pt, S_1.pt, … for several."""
+    check_seed(parsed.seed, "--seed")
+    check_positive("--seeds", parsed.seeds)
+    path = files.check_output(parsed.output, "--output")
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"--output must end in .pt, the format that is written; got {parsed.output!r}")
+    if parsed.history:
+        files.check_output(parsed.history, "history")
+    if parsed.seeds == 1:
+        return {parsed.seed: path}
+    for flag in ("checkpoint", "history"):
+        if getattr(parsed, flag):
+            raise ValueError(f"--{flag} must be left out with --seeds: each run has a file of its own")
+    seeds = range(parsed.seed, parsed.seed + parsed.seeds)
+    check_seed(seeds[-1], "the last of --seeds")
+    return {seed: path.with_stem(f"{path.stem}_{seed}") for seed in seeds}
+
+
+def _checkpoint(parsed, output):
+    return files.check_output(parsed.checkpoint or f"{output}.run", "checkpoint")
+
+
+def _images(ipc):
+    """How many images these are, of each class."""
+    least, most = min(ipc), max(ipc)
+    return f"{sum(ipc)} images, {most if least == most else f'{least} to {most}'} per class"
+
+
+def _load(parsed, dataset, **changes):
+    options = {"size": parsed.size, "resize": parsed.resize or "fit", **changes}
+    return load(dataset, root=parsed.root, skip_broken=parsed.skip_broken, **options)
+
+
+def _recipe(parsed, test):
+    """The recipe of the judge's networks, of the depth for these images."""
+    depth = {"depth": default_depth(test.images.shape[2:])} if parsed.model == "convnet" else {}
+    return RECIPES[parsed.recipe](model=parsed.model, **depth)
+
+
+def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0):
+    """Say in one line what was read, what will be done, and how long it will take.
+
+    ``left`` steps of all runs together are still to be taken.
+    """
+    resized = "" if not parsed.size else f" (others {'between bars' if parsed.resize == 'pad' else 'cut to fit'})"
+    parts = [f"read {planning.what_was_read(train, test)}{resized}"]
+    if parsed.evaluate:
+        judges = (sets + parsed.random_sets + parsed.whole) * parsed.networks
+        judging = 0.0
+        if sharding.rank() == 0:
+            some = _random(train, ipc, 0)
+            device = parsed.device or train.images.device
+            judging = planning.judge_seconds(some.to(device), test.to(device), recipe, judges)
+        sharding.agree(None)  # the other processes wait
+    if steps:
+        config = steps.config
+        done = len(steps) * sets - left
+        parts.append(
+            f"{parsed.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(ipc)}: {len(steps)} steps"
+            f"{' each' if sets > 1 else ''}{f', {done} of them done' if done else ''}, augmentation {config.augment}, "
+            f"network of depth {config.depth} and width {config.width}, "
+            f"about {planning.about(left * planning.step_seconds(steps))}"
+        )
+    if parsed.evaluate:
+        network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
+        parts.append(f"{'then ' if steps else ''}{judges} {network} to judge, about {planning.about(judging)}")
+    if sharding.rank() == 0:
+        print("; ".join(parts), file=sys.stdout if parsed.dry_run else sys.stderr, flush=True)
 
 
 def _evaluate(parsed):
     _check(parsed)
+    sets = [LabeledImages.load(file) for file in parsed.files]
+    first, name = sets[0], sets[0].meta.get("name")
+    for file, other in zip(parsed.files, sets, strict=True):
+        if other.images.shape[1:] != first.images.shape[1:] or other.classes != first.classes:
+            raise ValueError(f"the sets must have the same classes and size; got {other} in {file}, {first} before")
+        if parsed.dataset is None and (other.meta.get("name") != name or name not in NAMES):
+            raise ValueError(
+                f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a file or "
+                "folder"
+            )
+    height, width = first.images.shape[2:]
+    parsed.size = parsed.size or (height if height == width else None)
+    parsed.resize = parsed.resize or first.meta.get("resize")
+    train, test = _load(parsed, parsed.dataset or name)
+    _check_fit(train, first)
+    recipe = _recipe(parsed, test)
+    recipe.check(test.images)
+    for data in sets:
+        SiameseAugment(data.meta.get("augment", "none"))  # raises a ValueError for one that is unknown
+    _plan(parsed, train, test, recipe, len(sets), first.counts.tolist())
+    _compare(parsed, [data.normalized_like(first) for data in sets], train, test, recipe)
+
+
+def _export(parsed):
+    check_export(parsed.output, "output")
+    _check(parsed)
     synthetic = LabeledImages.load(parsed.file)
-    dataset = parsed.dataset or synthetic.meta.get("name")
-    if parsed.dataset is None and dataset not in NAMES:
-        raise ValueError(
-            f"--dataset is required: {parsed.file} was made of {dataset or 'unknown data'}, a file or folder"
-        )
-    train, test = load(dataset, root=parsed.root, size=parsed.size)
-    if train.images.shape[1:] != synthetic.images.shape[1:] or train.classes != synthetic.classes:
-        raise ValueError(f"--dataset must have the classes and the size of the set; got {train} for {synthetic}")
-    check_ipc(train, int(synthetic.counts.max()))
-    _compare(parsed, synthetic, train, test)
+    if parsed.dataset is not None:
+        height, width = synthetic.images.shape[2:]
+        parsed.size = parsed.size or (height if height == width else None)
+        parsed.resize = parsed.resize or synthetic.meta.get("resize")
+        _, test = _load(parsed, parsed.dataset)
+        _check_fit(test, synthetic)
+        recipe = _recipe(parsed, test)
+        recipe.check(test.images)
+    cost = export(synthetic, parsed.output)
+    exported = load_exported(parsed.output)
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (exported.mean, exported.std))
+    print(f"{parsed.output}: {len(exported)} images, normalisation by mean {mean} and std {std}; {cost}", flush=True)
+    if parsed.dataset is None:
+        return
+    found = []
+    for name, one in (("before", synthetic), ("after", exported)):
+        real, one = test.normalized_like(one).to(parsed.device), one.to(parsed.device)
+        draws = torch.Generator().manual_seed(parsed.seed)
+        found.append(evaluate(one, real, networks=parsed.networks, recipe=recipe, generator=draws, progress=True))
+        print(f"{name:>10}: {found[-1]}", flush=True)
+    print(f"{'change':>10}: {found[1].difference(found[0])}")
 
 
-def _compare(parsed, synthetic, train, test):
-    """Print the accuracy of the set beside that of as many random real images, under one recipe."""
-    train, test, synthetic = (part.to(parsed.device) for part in (train, test, synthetic))
-    train, test = train.normalized_like(synthetic), test.normalized_like(synthetic)
-    ipc = int(synthetic.counts.max())
-    draws = [torch.Generator().manual_seed(parsed.seed + i) for i in range(parsed.random_sets)]
-    randoms = [random_subset(train, ipc, generator=draw) for draw in draws]
-    for name, sets in (("condensed", synthetic), ("random", randoms)):
+def _compare(parsed, sets, train, test, recipe):
+    """Print the accuracy of sets beside that of as many random real images, under one recipe."""
+    train, test, *sets = (part.to(parsed.device) for part in (train, test, *sets))
+    train, test = train.normalized_like(sets[0]), test.normalized_like(sets[0])
+    most = torch.stack([data.counts for data in sets]).max(0).values.tolist()
+    randoms = [_random(train, most, parsed.seed + i) for i in range(parsed.random_sets)]
+    compared = {"condensed": sets, "random": randoms}
+    if parsed.whole:
+        compared["whole set"] = [train]
+    for name, group in compared.items():
         result = evaluate(
-            sets, test, networks=parsed.networks, recipe=RECIPES[parsed.recipe](), progress=True,
+            group, test, networks=parsed.networks, recipe=recipe, progress=True,
             generator=torch.Generator().manual_seed(parsed.seed),
         )  # fmt: skip
-        print(f"{name:>9}: {result}", flush=True)
+        print(f"{name:>9}: {result}{_by_class(result)}", flush=True)
+
+
+def _random(train, ipc, seed):
+    """As many random images of each class, or all that there are: sets that began as noise may have more."""
+    ipc = tuple(min(n, have) for n, have in zip(ipc, train.counts.tolist(), strict=True))
+    return random_subset(train, ipc, generator=torch.Generator().manual_seed(seed))
+
+
+def _by_class(result):
+    """Where classes of the test images differ in size, what one number hides."""
+    counts = result.test_counts
+    if len(set(counts.tolist())) == 1:
+        return ""
+    each = result.by_class.mean((0, 1)).nan_to_num(2)
+    least = int(each.argmin())
+    return f"; balanced {100 * result.balanced.mean:.1f} %, least {100 * each[least]:.1f} % ({result.classes[least]})"
+
+
+def _check_fit(real, synthetic):
+    if real.images.shape[1:] != synthetic.images.shape[1:] or real.classes != synthetic.classes:
+        pairs = zip(real.classes, synthetic.classes, strict=False)
+        differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
+        raise ValueError(
+            f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}"
+        )
 
 
 def _check(parsed):
@@ -202,10 +433,7 @@ def _check(parsed):
     for name in ("networks", "random_sets"):
         check_positive(f"--{name.replace('_', '-')}", getattr(parsed, name))
     if parsed.device is not None:
-        try:
-            torch.empty(0, device=parsed.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"--device must be one that this machine has; got {parsed.device!r}") from error
+        check_device(parsed.device, "--device")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,24 @@ import torch
 
 
 def check_positive(name, value):
-    """Raise a ValueError if ``value`` is not an integer from 1 on."""
+    """Raise a ValueError if ``value`` is not an integer from 1 on, below 2³¹."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a positive integer; got {value!r}")
+    if value >= 2**31:
+        raise ValueError(f"{name} must be less than 2³¹; got {value!r}")
+
+
+def check_ipc_field(ipc):
+    """The least, the mean and the most of images per class, a positive integer or one for each class.
+
+    Raises a ValueError for anything else.
+    """
+    each = ipc if isinstance(ipc, tuple) else (ipc,)
+    if not each or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in each):
+        many = ", or a tuple of them, one for each class" if isinstance(ipc, tuple | list | dict) else ""
+        raise ValueError(f"ipc must be a positive integer{many}; got {ipc!r}")
+    check_positive("ipc", max(each))
+    return (min(each), sum(each) / len(each), max(each)) if isinstance(ipc, tuple) else (ipc, ipc, ipc)
 
 
 def check_number(name, value):
@@ -34,6 +49,18 @@ def fill(config, **defaults):
     for name, default in defaults.items():
         if getattr(config, name) is None:
             object.__setattr__(config, name, default)
+
+
+def check_device(device, name="device"):
+    """Raise a ValueError for a device that this machine does not have, with those that it has."""
+    try:
+        torch.empty(0, device=device)
+        if torch.device(device).type == "meta":
+            raise RuntimeError("a device without numbers")
+    except (RuntimeError, AssertionError, TypeError) as error:
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        known += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"{name} must be one that this machine has, {', '.join(known)}; got {device!r}") from error
 
 
 def check_one_of(name, value, known):

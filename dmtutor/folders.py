@@ -3,18 +3,25 @@
 import hashlib
 import json
 import os
+import shutil
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import sharding
+from . import pictures, sharding
+from .arrays import held_out
 from .mapped import mean_and_std
 
 IN_MEMORY = 2**30  # bytes that the images of a part may take as float32, before they stay on disk
+READ = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+PARTS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+NAMED = 50  # broken files that an error names at most
 
 
-def read_folder(path, size, cache):
+def read_folder(path, size, cache, *, resize="fit", skip_broken=False):
     """Decode the images below ``path``.
 
     Parameters
@@ -22,90 +29,216 @@ def read_folder(path, size, cache):
     path : Path
         ``train/<class>/*`` beside ``test/<class>/*`` or ``val/<class>/*``, or ``<class>/*``.
     size : int or None
-        Resize to ``size × size``, cutting off what exceeds the square.
+        Resize to ``size × size``.
     cache : Path
         A part that takes more than :data:`IN_MEMORY` is decoded into a file there, and found again as long as the
         names, sizes and times of the images are the same.
+    resize : {"fit", "pad"}
+        Cut off what exceeds the square, or keep all of the image between black bars.
+    skip_broken : bool
+        Leave out images that cannot be read, with a warning, where otherwise all of them are named in an error.
 
     Returns
     -------
     train, test : (array, array)
-        Pixels, (n, H, W) or (n, 3, H, W), uint8, mapped where they are in a file; and labels, (n,).
+        Pixels, (n, C, H, W), uint8, mapped where they are in a file; and labels, (n,).
     classes : list of str
     """
     train, test, classes = _find(path)
-    heads = _heads([file for file, _ in (*train, *test)])
-    mode = "L" if all(m in ("1", "L") for m, _ in heads) else "RGB"
-    shapes = {shape for _, shape in heads}
-    if size is None and len(shapes) > 1:
-        raise ValueError(f"size is required: the images in {str(path)!r} have {len(shapes)} different shapes")
-    shape = (size, size) if size else shapes.pop()[::-1]
-    parts = [(_decode(part, mode, shape, cache, f"{path.name}-{name}"), np.array([label for _, label in part]))
-             for name, part in (("train", train), ("test", test))]  # fmt: skip
+    grey, shape, top, broken = _look([file for file, _ in (*train, *test)])
+    if size is None and len(shape) > 1:
+        raise ValueError(
+            f"size is required: the images in {str(path)!r} have {len(shape)} different shapes; to resize them, give "
+            "size=64 (--size 64), say"
+        )
+    shape = (size, size) if size else next(iter(shape), (1, 1))
+    parts = []
+    for name, samples in (("train", train), ("test", test)):
+        samples = [sample for sample in samples if sample[0] not in broken]
+        how = (grey, shape, resize if size else None, top)
+        pixels, failed = _decode(samples, how, cache, f"{path.name}-{name}")
+        broken |= {samples[i][0]: why for i, why in failed.items()}
+        parts.append((pixels, np.array([c for i, (_, c) in enumerate(samples) if i not in failed], dtype=np.int64)))
+    if broken:
+        _tell_broken(path, broken, len(train) + len(test), skip_broken)
+        counts = np.bincount(parts[0][1], minlength=len(classes))
+        if not counts.all():
+            raise ValueError(f"class {classes[counts.argmin()]!r} in {str(path)!r} has no image left that can be read")
     return *parts, classes
+
+
+def _tell_broken(path, broken, total, skip):
+    named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:NAMED]]
+    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    told = f"{len(broken)} of {total} images in {str(path)!r} cannot be read: {', '.join(named)}{more}"
+    if not skip:
+        raise ValueError(f"{told}; mend or delete them, or leave them out by skip_broken=True (--skip-broken)")
+    warnings.warn(f"{told}; left out", stacklevel=4)
+
+
+# Where they are ------------------------------------------------------------------------------------------------------
 
 
 def _find(path):
     """The files of both parts with their labels, and the classes' names."""
-    from torchvision.datasets import ImageFolder  # raises FileNotFoundError for a class without images
+    parts = {part: _part(path, spellings) for part, spellings in PARTS.items()}
+    held = parts["test"] or parts["val"]
+    if parts["train"] and not held:
+        raise ValueError(
+            f"name must be a folder with test or val beside train; {str(path)!r} has neither: give "
+            f"{str(parts['train'])!r} itself, of which a fifth becomes the test part"
+        )
+    if held and not parts["train"]:
+        raise ValueError(f"name must be a folder with train beside {held.name}; {str(path)!r} has none")
+    if held:
+        used = {parts["train"].name, held.name}
+        _warn_left_out(path, [f.name for f in _folders(path) if f.name not in used])
+        found, test = _classes(parts["train"]), _classes(held)
+        unknown = sorted(set(test) - set(found))
+        if unknown:
+            raise ValueError(
+                f"name must be a folder whose train and test parts have the same classes; {str(path)!r} has no "
+                f"{', '.join(map(repr, unknown))} in {parts['train'].name}"
+            )
+    else:
+        found, test = _classes(path), {}
+    classes = list(found)
+    train = [(file, c) for c, name in enumerate(classes) for file in found[name]]
+    if held:
+        test = [(file, c) for c, name in enumerate(classes) for file in test.get(name, [])]
+    else:
+        own = held_out(np.array([c for _, c in train]))
+        train, test = ([sample for sample, t in zip(train, own, strict=True) if t == part] for part in (False, True))
+    tested = {c for _, c in test}
+    if len(tested) < len(classes):
+        none = [repr(name) for c, name in enumerate(classes) if c not in tested]
+        warnings.warn(f"no test image of {len(none)} classes in {str(path)!r}: {', '.join(none)}", stacklevel=4)
+    return train, test, classes
 
-    held_out = next((path / part for part in ("test", "val") if (path / part).is_dir()), None)
-    if (path / "train").is_dir() and not held_out:
-        raise ValueError(f"name must be a folder with test or val beside train; {str(path)!r} has neither")
-    if held_out:
-        train, test = ImageFolder(path / "train"), ImageFolder(held_out)
-        if train.classes != test.classes:
-            raise ValueError(f"name must be a folder whose train and test parts have the same classes; {str(path)!r}")
-        return train.samples, test.samples, train.classes
-    found = ImageFolder(path)
-    labels = np.array(found.targets)
-    order = np.random.RandomState(0).permutation(len(labels))
-    in_test = np.zeros(len(labels), dtype=bool)
-    for c, name in enumerate(found.classes):
-        of_class = order[labels[order] == c]
-        if len(of_class) < 5:
-            raise ValueError(f"class {name!r} in {str(path)!r} must have at least 5 images to be split 80/20")
-        in_test[of_class[: len(of_class) // 5]] = True
-    train, test = ([sample for sample, t in zip(found.samples, in_test, strict=True) if t == part]
-                   for part in (False, True))  # fmt: skip
-    return train, test, found.classes
+
+def _folders(path):
+    """The folders in a folder, in the order of their names, but for hidden ones and those that macOS adds."""
+    return sorted((f for f in path.iterdir() if f.is_dir() and not f.name.startswith((".", "__MACOSX"))),
+                  key=lambda f: f.name)  # fmt: skip
 
 
-def _heads(files):
-    """Mode and shape, (width, height), of every image, by its first bytes."""
-    from PIL import Image
+def _part(path, spellings):
+    """The folder with one of these names, in upper or lower case, or None."""
+    found = [folder for folder in _folders(path) if folder.name.lower() in spellings]
+    if len(found) > 1:
+        raise ValueError(f"name must be a folder with one {spellings[0]} part; {str(path)!r} has "
+                         f"{' and '.join(repr(folder.name) for folder in found)}")  # fmt: skip
+    return found[0] if found else None
 
-    heads = []
+
+def _is_image(file):
+    return file.suffix.lower() in READ and not file.name.startswith(".") and not file.is_dir()
+
+
+def _classes(path):
+    """The images of each class below a folder: {name: files}, both in the order of names."""
+    found, empty, other = {}, [], Counter()
+    for folder in _folders(path):
+        if not folder.name.isprintable():
+            raise ValueError(f"the folder of a class must have a name that can be printed; got {folder.name!r}")
+        deeper = next((file for sub in _folders(folder) for file in sorted(sub.rglob("*")) if _is_image(file)), None)
+        if deeper:
+            raise ValueError(
+                f"images must lie in the folder of their class, {path}/<class>/; {str(deeper)!r} lies deeper: "
+                f"name {str(deeper.parent.parent)!r}, or move the images up"
+            )
+        entries = sorted(folder.iterdir(), key=lambda f: f.name)
+        files = [file for file in entries if _is_image(file)]
+        other.update(f.suffix or f.name for f in entries if not (f.is_dir() or f.name.startswith(".") or _is_image(f)))
+        if files:
+            found[folder.name] = files
+        else:
+            empty.append(folder.name)
+    stray = sorted(file.name for file in path.iterdir() if _is_image(file))
+    if not found:
+        why = f"{len(stray)} images lie in it without one" if stray else f"no {', '.join(READ)} was found"
+        raise ValueError(f"name must be a folder with a folder of images for each class; in {str(path)!r} {why}")
+    if empty:
+        warnings.warn(f"no images in the class folders {_names(empty)} of {str(path)!r}: skipped", stacklevel=5)
+    if stray or other:
+        more = ["…"] if len(stray) > 3 else []
+        _warn_left_out(path, [*stray[:3], *more, *(f"{n} × {ending}" for ending, n in other.items())])
+    twins = [name for name, n in Counter(name.lower() for name in found).items() if n > 1]
+    if twins:
+        warnings.warn(f"classes of {str(path)!r} differ in upper and lower case alone: {_names(twins)}", stacklevel=5)
+    return found
+
+
+def _names(names):
+    return ", ".join(map(repr, names))
+
+
+def _warn_left_out(path, names):
+    if names:
+        warnings.warn(f"in {str(path)!r} left out, as no images of a class: {', '.join(names)}", stacklevel=6)
+
+
+# What they show ------------------------------------------------------------------------------------------------------
+
+
+def _look(files):
+    """Whether all pictures are grey, their shapes, the value of white in deep ones, and {file: why it is broken}."""
+    heads, broken = [], {}
     for file in files:
-        with Image.open(file) as image:
-            heads.append((image.mode, image.size))
-    return heads
+        try:
+            heads.append(pictures.head(file))
+        except Exception as error:  # Pillow raises a different type for each way in which a file can be broken
+            broken[file] = _why(error, file)
+    top = pictures.white(max((brightest for _, _, brightest in heads), default=0))
+    if top < 65535 and any(brightest for _, _, brightest in heads):
+        warnings.warn(f"the images of 16 bits use {top.bit_length()}: white is {top}", stacklevel=4)
+    return all(grey for grey, _, _ in heads), {shape for _, shape, _ in heads}, top, broken
 
 
-def _decode(samples, mode, shape, cache, name):
-    """The pixels of one part, in memory or in a file."""
-    channels = (3,) if mode == "RGB" else ()
-    whole = (len(samples), *channels, *shape)
+def _why(error, file):
+    return " ".join(str(error).replace(repr(str(file)), "").split()).strip(" :") or type(error).__name__
+
+
+def _decode(samples, how, cache, name):
+    """The pixels of one part, in memory or in a file, and which samples are broken: {row: why}."""
+    grey, shape, *_ = how
+    whole = (len(samples), 1 if grey else 3, *shape)
     if 4 * np.prod(whole, dtype=np.int64) <= IN_MEMORY:
-        return _fill(np.empty(whole, np.uint8), samples, mode, shape)
-    stats = [os.stat(file) for file, _ in samples]
-    key = repr([whole, *((file, s.st_size, s.st_mtime_ns) for (file, _), s in zip(samples, stats, strict=True))])
+        return _fill(np.empty(whole, np.uint8), samples, how)
+    key = repr([2, whole, how, *(_identity(file) for file, _ in samples)])  # 2: how pictures are read
     path = cache / "folders" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
     if sharding.rank() == 0 and not statistics_file(path).exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(path.parent, np.prod(whole, dtype=np.int64))
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=whole)
-            _fill(array, samples, mode, shape, progress=f"decoding into {path}")
+            kept, failed = _fill(array, samples, how, progress=f"decoding into {path}")
             array.flush()
-            mean, std = mean_and_std(array.reshape(len(array), -1, *shape))
+            mean, std = mean_and_std(kept)
             os.replace(partial, path)
-            partial.write_text(json.dumps({"mean": mean.tolist(), "std": std.tolist()}))
+            partial.write_text(json.dumps({"mean": mean.tolist(), "std": std.tolist(), "broken": failed}))
             os.replace(partial, statistics_file(path))  # last: then all is there
         finally:
             partial.unlink(missing_ok=True)
     sharding.agree(None)  # the other processes wait for the first
-    return np.load(path, mmap_mode="r")
+    failed = {int(i): why for i, why in json.loads(statistics_file(path).read_text())["broken"].items()}
+    return np.load(path, mmap_mode="r")[: len(samples) - len(failed)], failed
+
+
+def _identity(file):
+    """What changes when a file does."""
+    stat = file.stat() if file.exists() else None  # a link may lead nowhere
+    return str(file), stat and (stat.st_size, stat.st_mtime_ns)
+
+
+def _check_room(folder, needed):
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"the decoded images take {needed / 1e9:.0f} GB and {str(folder)!r} has {free / 1e9:.0f} left: "
+            "give a smaller size, or root=, a folder with more room"
+        )
 
 
 def statistics_file(path):
@@ -113,14 +246,13 @@ def statistics_file(path):
     return Path(path).with_suffix(".json")
 
 
-def _fill(array, samples, mode, shape, progress=None):
-    from PIL import Image, ImageOps
-
+def _fill(array, samples, how, progress=None):
+    """Decode into the first rows of an array: these, and {row: why} of the samples that are broken."""
+    kept, failed = 0, {}
     for i, (file, _) in enumerate(tqdm(samples, desc=progress, unit="image", disable=progress is None)):
-        with Image.open(file) as image:
-            image = image.convert("L" if image.mode in ("1", "L") else "RGB").convert(mode)
-            if image.size != shape[::-1]:
-                image = ImageOps.fit(image, shape[::-1])
-            pixels = np.asarray(image)
-        array[i] = np.moveaxis(pixels, -1, 0) if mode == "RGB" else pixels
-    return array
+        try:
+            array[kept] = pictures.read(file, *how)
+            kept += 1
+        except Exception as error:
+            failed[i] = _why(error, file)
+    return array[:kept], failed

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from . import threads
-from .checks import check_one_of, check_positive, check_step_size, fill
+from .checks import check_ipc_field, check_one_of, check_positive, check_step_size, fill
 from .data import batches
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
@@ -32,8 +32,9 @@ class DCConfig(Config):
 
     Parameters
     ----------
-    ipc : int
-        Synthetic images per class.
+    ipc : int or tuple of int
+        Synthetic images per class, or of each class in order. Where they start as real ones, an integer is at most what
+        a class has. Defaults that follow from it take the mean.
     iterations : int, optional
         Steps on the pixels. If None, 400 / √ipc: a step on more images costs more.
     batch_real : int
@@ -45,23 +46,31 @@ class DCConfig(Config):
     schedule : {"linear", "constant"}
         Whether the step falls linearly to zero over the iterations, or stays as published.
     momentum : float
-        Of the steps, in [0, 1).
+        Momentum of the steps, in [0, 1).
     init : {"real", "noise"}
         Start from random real images or from Gaussian noise.
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`: none for DC. If None, the data set's own.
-    width, depth, norm, activation, pooling
-        The network, see :class:`~dmtutor.ConvNet`. ``norm="batch"`` is refused.
+    width : int
+        Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
+    depth : int, optional
+        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
+    norm : {"instance", "batch", "layer", "group", "none"}
+        Its norm after each convolution. ``"batch"`` is refused.
+    activation : {"relu", "leakyrelu", "sigmoid", "swish"}
+        Its activation.
+    pooling : {"avg", "max", "none"}
+        Its pooling at the end of each block.
     steps_per_network : int, optional
         Steps on the pixels before the weights are redrawn. If None, 1 at one image per class and 10 above.
     training_epochs : int
         Passes over the synthetic images between two of these steps.
     lr_net : float
-        Step size of that training, on the weights.
+        Step size of the training between two of these steps, on the weights.
     batch_train : int
-        Images in a step of that training.
+        Images in a step of the training between.
     distance : {"cosine", "squared"}
-        See :func:`~dmtutor.gradient_matching.gradient_distance`.
+        How gradients are compared, see :func:`~dmtutor.gradient_matching.gradient_distance`.
 
     Raises
     ------
@@ -88,12 +97,12 @@ class DCConfig(Config):
     distance: str = "cosine"
 
     def __post_init__(self):
-        check_positive("ipc", self.ipc)
+        _, ipc, _ = check_ipc_field(self.ipc)
         check_positive("width", self.width)
         defaults = {
-            "iterations": max(1, round(400 / self.ipc**0.5)),
-            "lr_img": 64 * self.ipc**0.5 / self.width,
-            "steps_per_network": 1 if self.ipc == 1 else 10,
+            "iterations": max(1, round(400 / ipc**0.5)),
+            "lr_img": 64 * ipc**0.5 / self.width,
+            "steps_per_network": 1 if ipc == 1 else 10,
         }
         fill(self, **defaults)
         super().__post_init__()
@@ -296,7 +305,7 @@ class DCSteps(Steps):
         else:
             self.load_weights()
             self.train()
-        parts = enumerate(self.images.split(self.config.ipc))
+        parts = enumerate(self.images.split(self.ipc))
         matched = threads.each(self._match, parts, self.images.device)
         losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)

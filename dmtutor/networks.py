@@ -314,6 +314,19 @@ class ResNet18(Judge):
 MODELS = {"convnet": ConvNet, "lenet": LeNet, "mlp": MLP, "alexnet": AlexNet, "vgg11": VGG11, "resnet18": ResNet18}
 
 
+def default_depth(image_size):
+    """Blocks of a ConvNet for images of this size: 3, and from 64 pixels on one more for each doubling.
+
+    So the last maps are of 4×4 to 7×7, as published for images of 32, 64 and 128 pixels.
+
+    Examples
+    --------
+    >>> [default_depth((side, side)) for side in (8, 28, 32, 63, 64, 96, 128, 224)]
+    [3, 3, 3, 3, 4, 4, 5, 5]
+    """
+    return max(3, min(image_size).bit_length() - 3)
+
+
 def check_architecture(image_size, *, width, depth, norm, activation, pooling):
     """Raise a ValueError for a network that cannot be built: called before any work starts."""
     for name, value, known in (("norm", norm, NORMS), ("activation", activation, ACTIVATIONS),

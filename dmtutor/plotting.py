@@ -65,7 +65,7 @@ def image_grid(images, ax=None, *, columns=None):
     """Show images side by side, as one picture.
 
     A set is denormalised and sorted by class; where its classes are of one size, each starts a new row, or
-    has one column if it has one image, and is named. What lies outside [0, 1] is clamped, as on every screen:
+    has one cell if it has one image, and is named. What lies outside [0, 1] is clamped, as on every screen:
     a learned image may hold more contrast than can be shown.
 
     Parameters
@@ -108,6 +108,12 @@ def image_grid(images, ax=None, *, columns=None):
         long = max(map(len, images.classes)) > 6
         turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
         ax.set_xticks((width + GAP) * (np.arange(columns) + 0.5), images.classes, **turn)
+    elif per_class == 1 and columns > 1:
+        for i, name in enumerate(images.classes):
+            place = (width + GAP) * (i % columns), (height + GAP) * (i // columns)
+            short = name if len(name) <= 10 else f"{name[:9]}…"
+            ax.text(*place, short, fontsize=6, va="top", color=INK,
+                    bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 0.5})  # fmt: skip
     elif per_class and per_class % columns == 0:
         band = (height + GAP) * per_class // columns
         ax.set_yticks(band * (np.arange(len(images.classes)) + 0.5), images.classes)
@@ -208,6 +214,54 @@ def accuracy_ladder(results, ax=None):
     ax.grid(axis="x")
     over_networks = any(len(result.values) == 1 for result in results.values())
     ax.set_xlabel("test accuracy, %" + ("\n* one set: interval over networks only" if over_networks else ""))
+    return ax
+
+
+def confusion_matrix(result, ax=None):
+    """Show which classes are taken for which: a row for each true class, a column for each that networks saw.
+
+    Cells hold per cent of the row's images, mean over sets and networks; numbers are written where there is room, for
+    up to 12 classes. A class without test images has an empty row.
+
+    Parameters
+    ----------
+    result : Accuracies
+        Of :func:`~dmtutor.evaluate`; a stored one does not know what was seen.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If the result does not know the predictions.
+
+    Examples
+    --------
+    >>> from dmtutor.evaluation import Accuracies
+    >>> seen, labels = torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([0, 0, 1, 1])
+    >>> ax = confusion_matrix(Accuracies(seen == labels, labels=labels, predicted=seen, classes=("cat", "dog")))
+    >>> [text.get_text() for text in ax.texts]
+    ['50', '50', '0', '100']
+    """
+    shares = 100 * result.confusion.numpy()
+    names = list(result.classes) or [str(c) for c in range(len(shares))]
+    side = 1.5 + 0.45 * min(len(names), 12)
+    ax = ax if ax is not None else new_axes(figsize=(side + 0.5, side))
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    if len(names) <= 12:
+        for (row, column), share in np.ndenumerate(shares):
+            if np.isfinite(share):
+                ax.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=9,
+                        color="white" if share > 60 else INK)  # fmt: skip
+    every = range(0, len(names), math.ceil(len(names) / 25))  # more names would not be legible
+    ax.set_xticks(every, [names[c] for c in every], rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(every, [names[c] for c in every])
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set(xlabel="seen as", ylabel="class")
     return ax
 
 

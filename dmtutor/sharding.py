@@ -6,6 +6,7 @@ talk to show a loss, to save, and to put the result together.
 
 import os
 import signal
+import threading
 from contextlib import contextmanager
 
 import torch
@@ -85,20 +86,57 @@ def any_of(*flags):
     return flags.bool().tolist()
 
 
+ALL = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@contextmanager
+def answered(answer, signals=ALL):
+    """Call ``answer(number, frame)`` on these signals inside: in the main thread, where Python hears them.
+
+    SIGHUP stays ignored where it is, as after ``nohup``.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in signals}
+        before = {number: handler for number, handler in before.items()
+                  if number in (signal.SIGINT, signal.SIGTERM) or handler is not signal.SIG_IGN}  # fmt: skip
+    for number in before:
+        signal.signal(number, answer)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
 @contextmanager
 def interrupts_deferred(wanted=True):
-    """Where processes share the work, note SIGINT and SIGTERM in a list instead of ending at once.
+    """Where processes share the work, note SIGINT, SIGTERM and SIGHUP in a list instead of ending at once.
 
-    A step is done when all processes have done it, so they must stop after the same one to leave a state behind.
+    A step is done when all processes have done it, so they must stop after the same one to leave a state behind. A
+    process alone is interrupted at once, by all three as by Ctrl-C.
     """
     seen = []
-    if not wanted or processes() == 1:
+    if not wanted:
         yield seen
-        return
-    both = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, frame: seen.append(number)) for number in both]
-    try:
-        yield seen
-    finally:
-        for number, handler in zip(both, before, strict=True):
-            signal.signal(number, handler)
+    elif processes() == 1:
+        with answered(interrupt, [number for number in ALL if number != signal.SIGINT]):
+            yield seen
+    else:
+        with answered(lambda number, frame: seen.append(number)):
+            yield seen
+
+
+def interrupt(number, frame):
+    """What Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def undisturbed():
+    """Hear signals only afterwards: for what must not be left half done."""
+    seen = []
+    with answered(lambda number, frame: seen.append(number)):
+        yield
+    if seen:
+        raise KeyboardInterrupt

@@ -1,5 +1,6 @@
 """What all methods have in common: the fields of their configurations, and steps that can be interrupted."""
 
+import warnings
 import zlib
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -9,11 +10,11 @@ import torch
 
 from ._version import __version__
 from .augmentation import Draws, SiameseAugment
-from .checks import check_fraction, check_one_of, check_positive, check_step_size
+from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_step_size
 from .coresets import random_subset
-from .data import check_ipc
+from .data import cap_ipc, check_every_class, check_ipc, ipc_by_class
 from .memory import keep_freed_memory, send
-from .networks import ConvNet, check_architecture
+from .networks import ConvNet, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
 
 
@@ -23,8 +24,9 @@ class Config:
 
     Parameters
     ----------
-    ipc : int
-        Synthetic images per class.
+    ipc : int or tuple of int
+        Synthetic images per class, or of each class in order. Where they start as real ones, an integer is at most what
+        a class has.
     iterations : int
         Steps on the synthetic images.
     batch_real : int
@@ -34,13 +36,21 @@ class Config:
     schedule : {"linear", "constant"}
         Whether the step falls linearly to zero over the iterations, or stays as published.
     momentum : float
-        Of the steps, in [0, 1).
+        Momentum of the steps, in [0, 1).
     init : {"real", "noise"}
         Start from random real images or from Gaussian noise.
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`; the data set's own if None.
-    width, depth, norm, activation, pooling
-        The network, see :class:`~dmtutor.ConvNet`.
+    width : int
+        Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
+    depth : int, optional
+        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
+    norm : {"instance", "batch", "layer", "group", "none"}
+        Its norm after each convolution.
+    activation : {"relu", "leakyrelu", "sigmoid", "swish"}
+        Its activation.
+    pooling : {"avg", "max", "none"}
+        Its pooling at the end of each block.
 
     Raises
     ------
@@ -50,7 +60,7 @@ class Config:
 
     method: ClassVar[str]
 
-    ipc: int = 10
+    ipc: int | tuple[int, ...] = 10
     iterations: int
     batch_real: int = 16
     lr_img: float
@@ -59,13 +69,16 @@ class Config:
     init: str = "real"
     augment: str | None = None
     width: int = 32
-    depth: int = 3
+    depth: int | None = None
     norm: str = "instance"
     activation: str = "relu"
     pooling: str = "avg"
 
     def __post_init__(self):
-        for name in ("ipc", "iterations", "batch_real", "width", "depth"):
+        check_ipc_field(self.ipc)
+        if self.depth is not None:
+            check_positive("depth", self.depth)
+        for name in ("iterations", "batch_real", "width"):
             check_positive(name, getattr(self, name))
         if self.lr_img is not None:
             check_step_size("lr_img", self.lr_img)
@@ -85,16 +98,32 @@ def start(steps_type, config_type, real, config, generator, **options):
     """Check all that can be checked before any work, then make the steps of a run."""
     if not isinstance(config, config_type):
         raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
-    if not real.counts.all():
-        raise ValueError("real must hold images of every class")
-    if config.init == "real":
-        check_ipc(real, config.ipc)
+    check_every_class(real)
+    config = replace(config, ipc=resolve_ipc(real, config))
+    if config.depth is None:
+        config = replace(config, depth=default_depth(real.images.shape[2:]))
     check_architecture(real.images.shape[2:], **config.architecture)
     if config.augment is None:
         config = replace(config, augment=real.meta.get("augment", "none"))
     if real.images.device.type == "cpu":
         keep_freed_memory()
     return steps_type(real, config, root_seed(generator), **options)
+
+
+def resolve_ipc(real, config):
+    """Images per class, an integer if all are alike, no more than there are to start from."""
+    each = ipc_by_class(config.ipc, real.classes)
+    ipc = each[0] if len(set(each)) == 1 else config.ipc
+    if config.init == "noise":
+        return ipc
+    if not isinstance(ipc, int):
+        check_ipc(real, ipc)
+    capped = cap_ipc(real, ipc)
+    if capped != ipc:
+        few = [f"{name!r} {n}" for name, n in zip(real.classes, capped, strict=True) if n < ipc]
+        told = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
+        warnings.warn(f"ipc={ipc} is more than some classes have to start from: {told}", stacklevel=4)
+    return capped
 
 
 class Sent(NamedTuple):
@@ -139,6 +168,7 @@ class Steps:
         self.config, self.root, self.iteration, self.real = config, root, 0, real
         self.rows_of_class = [rows.cpu() for rows in real.rows_of_class]  # they are drawn on the CPU
         self.classes = range(len(real.classes))
+        self.ipc = ipc_by_class(config.ipc, real.classes)  # of each class, also of those that are others' work
         self._sent = Sent(None, {}, [])
         self.augment = SiameseAugment(config.augment)
         self.network = ConvNet(
@@ -151,9 +181,9 @@ class Steps:
             subset = random_subset(real, config.ipc, generator=draw)
             self.images, self.labels = subset.images.clone(), subset.labels
         else:
-            shape = (len(real.classes) * config.ipc, *real.images.shape[1:])
-            self.images = torch.randn(shape, generator=draw).to(real.images[:0])
-            self.labels = torch.arange(len(real.classes), device=self.images.device).repeat_interleave(config.ipc)
+            self.images = torch.randn(sum(self.ipc), *real.images.shape[1:], generator=draw).to(real.images[:0])
+            labels = torch.arange(len(real.classes)).repeat_interleave(torch.tensor(self.ipc))
+            self.labels = labels.to(self.images.device)
         self.momentum = torch.zeros_like(self.images)
 
     def __len__(self):
@@ -250,6 +280,8 @@ class Steps:
             "iteration": self.iteration,
             "versions": {"dmtutor": __version__, "torch": str(torch.__version__)},
         }
+        if "resize" in self.real.meta:  # as the real images that it is judged by must be
+            meta["resize"] = self.real.meta["resize"]
         return replace(self.real, images=self.images.clone(), labels=self.labels.clone(), meta=meta)
 
     @property
@@ -278,6 +310,8 @@ class Steps:
     def load_state_dict(self, state):
         """Go on from a state of a run with the same configuration, generator and data.
 
+        With a constant schedule the number of iterations may be another one.
+
         Raises
         ------
         ValueError
@@ -286,6 +320,8 @@ class Steps:
         ours = {"method": self.config.method, **asdict(self.config)}
         theirs = {"method": state.get("method"), **state["config"]}
         different = [k for k in ours if theirs.get(k) != ours[k]]
+        if different == ["iterations"] and self.config.schedule == "constant" and state["iteration"] <= len(self):
+            different = []  # where the step size does not fall, a longer run begins as a shorter one
         if different:
             changes = ", ".join(f"{k}={theirs.get(k)!r} there, {ours[k]!r} here" for k in different)
             raise ValueError(f"state must be of a run with the same configuration; got {changes}")

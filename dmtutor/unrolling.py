@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from . import threads
-from .checks import check_number, check_positive, check_step_size, fill
+from .checks import check_ipc_field, check_number, check_positive, check_step_size, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -23,8 +23,9 @@ class DDConfig(Config):
 
     Parameters
     ----------
-    ipc : int
-        Synthetic images per class.
+    ipc : int or tuple of int
+        Synthetic images per class, or of each class in order. Where they start as real ones, an integer is at most what
+        a class has.
     iterations : int
         Steps on pixels and step sizes; each draws new networks.
     batch_real : int
@@ -41,8 +42,16 @@ class DDConfig(Config):
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`, drawn once for each class and iteration and applied to real and
         synthetic images alike; the data set's own if None.
-    width, depth, norm, activation, pooling
-        The network, see :class:`~dmtutor.ConvNet`.
+    width : int
+        Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
+    depth : int, optional
+        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
+    norm : {"instance", "batch", "layer", "group", "none"}
+        Its norm after each convolution. ``"batch"`` is refused.
+    activation : {"relu", "leakyrelu", "sigmoid", "swish"}
+        Its activation.
+    pooling : {"avg", "max", "none"}
+        Its pooling at the end of each block.
     inner_steps : int, optional
         τ, the training steps on the synthetic images that are unrolled. If None, 10, or as many more as it takes for
         every image to have its turn.
@@ -88,9 +97,10 @@ class DDConfig(Config):
         super().__post_init__()
         for name in ("batch_syn", "starts"):
             check_positive(name, getattr(self, name))
-        if self.batch_syn > self.ipc:
-            raise ValueError(f"batch_syn must be at most ipc={self.ipc}; got {self.batch_syn}")
-        turns = -(-self.ipc // self.batch_syn)  # rounded up
+        least, _, most = check_ipc_field(self.ipc)
+        if self.batch_syn > least:
+            raise ValueError(f"batch_syn must be at most ipc={least}; got {self.batch_syn}")
+        turns = -(-most // self.batch_syn)  # rounded up
         fill(self, inner_steps=max(10, turns))
         check_positive("inner_steps", self.inner_steps)
         if self.inner_steps < turns:
@@ -128,8 +138,9 @@ class DDConfig(Config):
         >>> DDConfig.reference().inner_steps
         30
         """
-        published = dict(iterations=23_600, batch_real=102, lr_img=0.01, init="noise", inner_steps=3 * ipc, batch_syn=1,
-                         starts=1, lr_net=0.02, lr_lr=0.01, width=128, depth=3)  # fmt: skip
+        most = check_ipc_field(ipc)[2]
+        published = dict(iterations=23_600, batch_real=102, lr_img=0.01, init="noise", inner_steps=3 * most,
+                         batch_syn=1, starts=1, lr_net=0.02, lr_lr=0.01, width=128, depth=3)  # fmt: skip
         return cls(ipc=ipc, **{**published, **changes})
 
 
@@ -350,7 +361,7 @@ class DDSteps(Steps):
         images = self.images.clone().requires_grad_()
         logs = self.log_step_sizes.clone().requires_grad_()
         reals, syns = [], []
-        for c, s in enumerate(images.split(self.config.ipc)):
+        for c, s in enumerate(images.split(self.ipc)):
             batch, omega = self.draw(c)
             reals.append(self.augment.apply(batch, omega))
             syns.append(self.augment.apply(s, omega))

@@ -79,6 +79,13 @@ def test_the_progress_bar_is_an_option(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta", 99])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device):
+    for use in (lambda: condense(real_images(), device=device, **TINY), lambda: real_images().to(device)):
+        with pytest.raises(ValueError, match=rf"device must be one that this machine has, cpu.*; got '?{device}"):
+            use()
+
+
 def test_an_unknown_field_lists_the_valid_ones():
     with pytest.raises(TypeError, match="unknown field lr, foo of DMConfig; it has ipc, iterations, batch_real"):
         condense(real_images(), **TINY, lr=1.0, foo=2)
@@ -225,6 +232,65 @@ def test_another_file_is_no_history_and_is_left_whole(tmp_path, monkeypatch, con
     with pytest.raises(ValueError, match="history must not be another file"):
         condense(real_images(), **TINY, history=tmp_path / "notes.csv")
     assert (tmp_path / "notes.csv").read_text() == content
+
+
+@pytest.mark.parametrize("fields", [{}, {"average": 0.5}, {"method": "dc"}, {"method": "dd"}])
+def test_more_iterations_of_a_constant_step_are_one_longer_run(tmp_path, fields):
+    fields = {**TINY, "schedule": "constant", **fields}
+    for iterations in (3, 7):
+        longer = condense(real_images(), **{**fields, "iterations": iterations}, checkpoint=tmp_path / "run.pt")
+    whole = condense(real_images(), **{**fields, "iterations": 7})
+    assert torch.equal(longer.images, whole.images) and longer.meta == whole.meta
+
+
+def test_a_state_that_does_not_fit_names_its_file_and_a_way_out(tmp_path):
+    condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="iterations=4 there, 9 here") as failure:
+        condense(real_images(), **{**TINY, "iterations": 9}, checkpoint=tmp_path / "run.pt")
+    (note,) = failure.value.__notes__
+    assert "run.pt' does not hold this run" in note and "delete it to start anew" in note
+
+
+@pytest.mark.parametrize("method", condensation.METHODS)
+@pytest.mark.parametrize("lr_img", [1e30, 1e4])
+def test_pixels_that_leave_all_bounds_end_the_run_and_are_not_saved(tmp_path, monkeypatch, method, lr_img):
+    clock = iter(range(0, 10_000, 61))
+    monkeypatch.setattr(condensation.time, "monotonic", lambda: next(clock))  # a checkpoint at every step
+    fields = {**TINY, "iterations": 30, "momentum": 0.0}
+    with pytest.raises(FloatingPointError, match=r"the pixels have grown to .* lr_img=1.* is too large"):
+        condense(real_images(), method, **{**fields, "lr_img": lr_img}, checkpoint=tmp_path / "run.pt")
+    if (tmp_path / "run.pt").exists():
+        state = files.read(tmp_path / "run.pt", keys=["images"])
+        assert state["images"].isfinite().all() and state["images"].abs().max() < 100
+
+
+def test_a_diverged_last_step_is_not_returned(monkeypatch):
+    with pytest.raises(FloatingPointError, match="after 3 steps"):
+        condense(real_images(), **{**TINY, "iterations": 3, "lr_img": 1e30})
+
+
+def test_a_second_signal_does_not_spoil_the_state(tmp_path, monkeypatch):
+    """A cluster that is tired of waiting sends its signal again while the state is written."""
+    write = files.write
+
+    def disturbed(state, path):
+        signal.raise_signal(signal.SIGTERM)
+        write(state, path)
+
+    def stops(self):
+        if self.iteration == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return advance(self)
+
+    advance = steps.Steps.__next__
+    whole = condense(real_images(), **TINY)
+    with monkeypatch.context() as patched:
+        patched.setattr(condensation.files, "write", disturbed)
+        patched.setattr(steps.Steps, "__next__", stops)
+        with pytest.raises(KeyboardInterrupt):
+            condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
+    assert files.read(tmp_path / "run.pt", keys=["iteration"])["iteration"] == 2
+    assert torch.equal(condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt").images, whole.images)
 
 
 KILLED = """

@@ -79,7 +79,7 @@ def test_the_published_setting():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ipc": 7}, "ipc must be at most 6, the images of class '0'; got 7"),
+        ({"ipc": 10}, "ipc must be at most 9, the images of class '1'; got 10"),
         ({"norm": "instnce"}, "norm must be one of instance"),
         ({"activation": "tanh"}, "activation must be one of relu"),
         ({"pooling": "sum"}, "pooling must be one of avg"),

@@ -313,6 +313,116 @@ def test_one_number_has_no_interval():
     assert "1 networks" not in str(result)
 
 
+def test_two_numbers_or_equal_ones_bound_nothing():
+    assert str(accuracies([[27], [27]])) == "27.0 % (2 sets, one network each)"
+    assert str(accuracies([[20, 30], [40, 50]])) == "35.0 % (2 sets × 2 networks)"
+    assert str(accuracies([[20, 30]])) == "25.0 % (over 2 networks of one set only)"
+    assert str(accuracies([[50], [50], [50]])) == "50.0 % (3 sets, one network each)"
+    assert str(accuracies([[50], [50], [51]])).startswith("50.3 % [")
+
+
+# Class by class ------------------------------------------------------------------------------------------------------
+
+LABELS = torch.tensor([0] * 6 + [1] * 3 + [2])
+
+
+def seen(*rows):
+    """Accuracies of networks of one set, each given by the classes it saw."""
+    predicted = torch.tensor(rows)[None]
+    return Accuracies(predicted == LABELS, labels=LABELS, predicted=predicted, classes=("cat", "dog", "owl"))
+
+
+ALL_CATS, RIGHT = [0] * 10, LABELS.tolist()
+MIXED = [0, 0, 0, 1, 1, 2, 1, 1, 0, 0]
+
+
+def test_accuracy_class_by_class_in_closed_form():
+    result = seen(ALL_CATS, RIGHT, MIXED)
+    expected = [[1, 0, 0], [1, 1, 1], [1 / 2, 2 / 3, 0]]
+    torch.testing.assert_close(result.by_class, torch.tensor([expected], dtype=torch.float64))
+    assert result.test_counts.tolist() == [6, 3, 1]
+    torch.testing.assert_close(result.by_class @ result.test_counts.double() / 10, result.values)
+
+
+def test_balanced_accuracy_is_the_mean_over_classes_and_all_follows():
+    result = seen(ALL_CATS, RIGHT, MIXED)
+    balanced = result.balanced
+    torch.testing.assert_close(balanced.values, result.by_class.mean(-1))
+    assert balanced.mean == pytest.approx((1 / 3 + 1 + 7 / 18) / 3)
+    assert balanced.interval == pytest.approx(t_interval(result.by_class.mean(-1)[0]))
+    assert result.mean == pytest.approx((0.6 + 1 + 0.5) / 3)
+    other = seen(RIGHT, RIGHT, RIGHT).balanced
+    assert other.difference(balanced).mean == pytest.approx(1 - balanced.mean)
+    assert torch.equal(balanced.by_class, result.by_class)
+    with pytest.raises(ValueError, match="balanced as this is"):
+        other.difference(result)
+
+
+def test_classes_alike_are_balanced_already():
+    labels = torch.arange(30) % 3
+    correct = torch.rand(2, 2, 30, generator=seeded()) < 0.5
+    torch.testing.assert_close(Accuracies(correct, labels=labels).balanced.values, Accuracies(correct).values)
+
+
+def test_the_confusion_in_closed_form():
+    confusion = seen(MIXED, RIGHT).confusion
+    expected = [[9 / 12, 2 / 12, 1 / 12], [1 / 6, 5 / 6, 0], [1 / 2, 0, 1 / 2]]
+    torch.testing.assert_close(confusion, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(confusion.diagonal(), seen(MIXED, RIGHT).by_class.mean((0, 1)))
+
+
+def test_a_class_without_test_images_counts_in_neither():
+    few = LABELS[:9]
+    result = Accuracies((torch.tensor(MIXED)[:9] == few)[None, None], labels=few, classes=("cat", "dog", "owl"))
+    assert result.by_class[0, 0].isnan().tolist() == [False, False, True]
+    assert result.balanced.mean == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_a_result_that_knows_no_labels_says_so():
+    bare = accuracies([[50]])
+    for name in ("by_class", "balanced", "test_counts"):
+        with pytest.raises(ValueError, match="labels must be known"):
+            getattr(bare, name)
+    with pytest.raises(ValueError, match="predicted must be known; this result keeps only which answers are right"):
+        bare.confusion  # noqa: B018
+    told = dataclasses.replace(bare, labels=torch.arange(100) % 2)
+    assert told.by_class.tolist() == [[[0.5, 0.5]]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": LABELS[:9]}, "labels must be one for each of 10 images"),
+        ({"weights": torch.ones(9)}, "weights must be one for each of 10 images"),
+        ({"labels": LABELS + 1}, "labels must lie in 0 … 2; got 3"),
+        ({"predicted": torch.zeros(1, 1, 10, dtype=torch.int64)}, "predicted must be what labels are where correct"),
+        ({"labels": None}, "predicted must be .*, and need labels"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(seen(RIGHT), **changes)
+
+
+def test_evaluation_knows_what_was_seen():
+    result = evaluate([TRAIN, TRAIN], TEST, networks=2, recipe=TINY, generator=seeded())
+    assert torch.equal(result.predicted == TEST.labels, result.correct)
+    assert torch.equal(result.labels, TEST.labels) and result.classes == TEST.classes
+    torch.testing.assert_close(result.by_class.mean(-1), result.values)
+    assert "tensor" in repr(result) and repr(result).count("tensor") == 1
+
+
+def test_the_recipe_follows_the_size_of_the_images(monkeypatch):
+    used = []
+    train_network = evaluation.train_network
+    monkeypatch.setattr(evaluation, "train_network", lambda s, *, recipe, generator: used.append(recipe) or
+                        train_network(s, recipe=TINY, generator=generator))  # fmt: skip
+    for side, depth in ((8, 3), (32, 3), (64, 4)):
+        data = from_arrays(torch.rand(4, side, side), [0, 1, 0, 1])
+        evaluate(data, data, networks=1, generator=seeded())
+        assert used.pop() == Recipe(depth=depth)
+
+
 def test_coverage_of_nested_luck():
     """y_ij = μ + a_i + e_ij: the interval over set means holds μ in 95 % of cases, one over all networks does not."""
     generator = np.random.default_rng(0)

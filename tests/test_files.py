@@ -99,7 +99,7 @@ def test_no_code_from_a_file_is_run(tmp_path, wrap):
 def test_missing_keys_are_named(tmp_path):
     path = tmp_path / "a.pt"
     files.write({"x": 1}, path)
-    with pytest.raises(ValueError, match=r"lacks y, z: it was not written by dmtutor"):
+    with pytest.raises(ValueError, match=r"lacks y, z: it is another file"):
         files.read(path, keys=["x", "y", "z"])
     files.write([1, 2], path)
     with pytest.raises(ValueError, match="lacks x"):
@@ -129,3 +129,43 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK))  # root may write anywhere
     with pytest.raises(ValueError, match="can be written to"):
         files.check_output(tmp_path / "a.pt")
+
+
+def test_a_folder_appears_when_all_is_in_it(tmp_path):
+    with files.new_folder(tmp_path / "new") as folder:
+        (folder / "a").mkdir()
+        (folder / "a" / "b").write_text("c")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "a" / "b").read_text() == "c"
+    assert os.listdir(tmp_path) == ["new"]
+
+
+def test_a_folder_that_fails_leaves_nothing_behind(tmp_path):
+    def fill(folder):
+        (folder / "a").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), files.new_folder(tmp_path / "new") as folder:
+        fill(folder)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("there", ["an empty folder", "a folder", "a file"])
+def test_what_is_there_is_not_touched(tmp_path, there):
+    path = tmp_path / "there"
+    if there == "a file":
+        path.write_text("precious")
+    else:
+        path.mkdir()
+        if there == "a folder":
+            (path / "a").write_text("precious")
+    with pytest.raises(ValueError, match=r"--output must be a new folder; '.*there' is there: remove it"):
+        files.check_new_folder(path, "--output")
+    with pytest.raises(ValueError, match="path must be a new folder"), files.new_folder(path):
+        pytest.fail("the work has started")
+    assert os.listdir(tmp_path) == ["there"]
+
+
+def test_a_new_folder_needs_a_place(tmp_path):
+    with pytest.raises(ValueError, match="folder that exists"):
+        files.check_new_folder(tmp_path / "missing" / "new")

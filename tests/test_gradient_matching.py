@@ -153,7 +153,7 @@ def test_an_ipc_without_published_loops_needs_them_given():
         DCConfig.reference(ipc=2, training_epochs=3, steps_per_network="4")
 
 
-@pytest.mark.parametrize("fields", [{"ipc": 7}, {"norm": "instnce"}, {"activation": "tanh"}, {"depth": 4}])
+@pytest.mark.parametrize("fields", [{"ipc": 10}, {"norm": "instnce"}, {"activation": "tanh"}, {"depth": 4}])
 def test_what_does_not_fit_is_refused_before_any_draw(fields):
     generator = seeded()
     before = generator.get_state()

@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 import dmtutor.__main__ as shell
-from dmtutor import DMConfig, LabeledImages, load
+import dmtutor.steps as steps_module
+from dmtutor import DMConfig, LabeledImages, load, load_exported
 
 QUICK = ["--ipc", "2", "--iterations", "2", "--width", "4"]
 JUDGE = ["--networks", "1", "--random-sets", "3"]
@@ -19,7 +21,7 @@ JUDGE = ["--networks", "1", "--random-sets", "3"]
 
 @pytest.fixture(autouse=True)
 def quick_recipe(monkeypatch):
-    monkeypatch.setitem(shell.RECIPES, "quick", lambda: shell.Recipe(epochs=2, width=4))
+    monkeypatch.setitem(shell.RECIPES, "quick", lambda **fields: shell.Recipe(epochs=2, width=4, **fields))
 
 
 @pytest.fixture
@@ -106,9 +108,9 @@ def test_evaluate_normalises_as_the_set_is(folder, monkeypatch):
 
 def test_same_seed_same_bytes_under_two_names(folder, capsys):
     command = ["condense", "--dataset", "data.npz", *QUICK, "--no-evaluate"]
-    for name, seed in (("S.pt", "3"), ("another_name.bin", "3"), ("other_seed.pt", "4")):
+    for name, seed in (("S.pt", "3"), ("another_name.pth", "3"), ("other_seed.pt", "4")):
         assert run([*command, "--output", name, "--seed", seed]) == 0
-    one, same, other = ((folder / name).read_bytes() for name in ("S.pt", "another_name.bin", "other_seed.pt"))
+    one, same, other = ((folder / name).read_bytes() for name in ("S.pt", "another_name.pth", "other_seed.pt"))
     assert one == same
     assert one != other
     assert b"another_name" not in same
@@ -147,12 +149,24 @@ def test_the_published_setting_with_a_field_changed(folder, monkeypatch):
 
 
 def test_help_names_every_command_and_default(capsys):
-    for command in ("", "condense ", "evaluate "):
+    for command in ("", "condense ", "evaluate ", "export "):
         assert run(f"{command}--help") == 0
     out = capsys.readouterr().out
     assert "mnist5k" in out
     assert "--lr-img" in out
-    assert re.search(r"--width X +32$", out, re.M) and re.search(r"--block X +(dm: )?by the data$", out, re.M)
+    words = " ".join(out.split())
+    for line in ("--width X Channels of each block of the network, see ConvNet [32]", "[dm: by the data]",
+                 "--lr-img X Step size on the pixels [dd: 0.1; dc, dsa, dm: by the data]"):  # fmt: skip
+        assert line in words
+
+
+@pytest.mark.parametrize("method", shell.METHODS)
+def test_every_field_has_a_line_of_help_from_its_docstring(method):
+    config_type, _ = shell.METHODS[method]
+    told = shell._fields()
+    for field in dataclasses.fields(config_type):
+        words = told[field.name][1].partition(" [")[0]
+        assert len(words) > 10 and "`" not in words and ":class" not in words, field.name
 
 
 def test_interrupted_it_says_how_to_go_on(folder, capsys, monkeypatch):
@@ -163,7 +177,65 @@ def test_interrupted_it_says_how_to_go_on(folder, capsys, monkeypatch):
     assert run("condense --dataset data.npz --output S.pt --checkpoint run.pt") == 130
     assert "the same command goes on from run.pt" in capsys.readouterr().err
     assert run("condense --dataset data.npz --output S.pt") == 130
-    assert capsys.readouterr().err.strip() == "stopped"
+    assert capsys.readouterr().err.endswith("stopped; the same command goes on from S.pt.run\n")
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(shell, "evaluate", interrupt)
+    assert run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK]) == 130
+    assert capsys.readouterr().err.endswith("stopped; the sets are written: evaluate S.pt judges them\n")
+    assert run(["condense", "--dataset", "data.npz", "--output", "missing/S.pt"]) == 2
+
+
+def test_by_default_a_run_is_saved_until_its_file_is_written(folder, capsys, monkeypatch):
+    command = ["condense", "--dataset", "data.npz", *QUICK, "--no-evaluate", "--output"]
+    assert run([*command, "whole.pt"]) == 0
+    assert sorted(os.listdir()) == ["data.npz", "whole.pt"]
+    advance = steps_module.Steps.__next__
+
+    def stops(self):
+        if self.iteration == 1:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(shell.planning, "step_seconds", lambda _: 1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(steps_module.Steps, "__next__", stops)
+        assert run([*command, "S.pt"]) == 130
+    assert sorted(os.listdir()) == ["S.pt.run", "data.npz", "whole.pt"]
+    capsys.readouterr()
+    other = "'S.pt.run' does not hold this run"
+    fails(capsys, [*command, "S.pt", "--seed", "1"], "with the same seed", other, "delete it to start anew")
+    fails(capsys, [*command, "S.pt", "--method", "dd"], "method='dm' there, 'dd' here", other)
+    assert run([*command, "S.pt"]) == 0
+    assert "2 steps, 1 of them done" in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["S.pt", "data.npz", "whole.pt"]
+    assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
+
+
+@pytest.mark.parametrize("lr", ["1e20", "1e4"])
+@pytest.mark.parametrize("method", ["dm", "dsa"])
+def test_steps_that_are_too_large_end_in_advice(folder, capsys, method, lr):
+    command = ["condense", "--dataset", "data.npz", "--output", "S.pt", "--method", method, *QUICK, "--lr-img", lr]
+    assert run(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is too large; give a tenth of it, or leave it out" in err.splitlines()[-1]
+    assert f"lr_img={float(lr):g}" in err and "Traceback" not in err
+    assert os.listdir() == ["data.npz"]
+
+
+def test_a_finished_run_goes_on_where_the_step_does_not_fall(folder, capsys):
+    command = ["condense", "--dataset", "data.npz", "--no-evaluate", "--width", "4", "--ipc", "2", "--checkpoint",
+               "run.pt"]  # fmt: skip
+    constant = ["--schedule", "constant", "--output", "S.pt"]
+    for iterations in ("3", "7"):
+        assert run([*command, *constant, "--iterations", iterations]) == 0
+    assert run([*command[:-2], *constant[:-1], "whole.pt", "--iterations", "7"]) == 0
+    assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
+    fails(capsys, [*command, *constant, "--iterations", "6"], "iterations=7 there, 6 here")
+    (folder / "run.pt").unlink()
+    assert run([*command, "--output", "S.pt", "--iterations", "3"]) == 0
+    fails(capsys, [*command, "--output", "S.pt", "--iterations", "7"], "iterations=3 there, 7 here")
 
 
 def test_a_checkpoint_is_gone_on_from(folder, capsys):
@@ -173,6 +245,64 @@ def test_a_checkpoint_is_gone_on_from(folder, capsys):
     assert run([*command, "--output", "again.pt", "--checkpoint", "run.pt"]) == 0
     assert (folder / "again.pt").read_bytes() == (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
     fails(capsys, [*command, "--output", "S.pt", "--checkpoint", "run.pt", "--seed", "1"], "seed")
+
+
+@pytest.mark.parametrize("output", ["out", "out.npz", "out.pt"])
+def test_export_says_what_it_costs_and_judges_before_and_after(folder, capsys, output):
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
+    capsys.readouterr()
+    assert run(f"export S.pt {output}") == 0
+    out, err = capsys.readouterr()
+    told = r"normalisation by mean 0\.\d{4} and std 0\.\d{4}; \d+\.\d% of the pixels lie outside .* at most"
+    assert re.fullmatch(rf"{output}: 4 images, {told}\n", out)
+    assert err == ""
+    again, synthetic = load_exported(output), LabeledImages.load("S.pt")
+    assert torch.equal(again.labels, synthetic.labels) and again.classes == synthetic.classes
+    assert (out.count("by 0 ") == 2) == (output != "out")
+
+    (folder / output).rename("elsewhere")
+    assert run(f"export S.pt {output} --dataset data.npz --networks 2") == 0
+    first, before, after, change = capsys.readouterr().out.splitlines()
+    assert f"{first}\n" == out
+    assert before.split()[0] == "before:" and after.split()[0] == "after:" and "2 networks of one set" in after
+    assert change.split()[0] == "change:"
+    if output != "out":  # to the bit the same images: the same networks
+        assert before.replace("before", " after") == after and change.split()[1] == "+0.0"
+    expected = shell.evaluate(synthetic, load("data.npz")[1].normalized_like(synthetic), networks=2,
+                              recipe=shell.RECIPES["quick"](), generator=torch.Generator().manual_seed(0))  # fmt: skip
+    assert before.strip() == f"before: {expected}"
+
+
+def test_one_line_tells_what_will_be_done(folder, capsys):
+    command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE]
+    expected = (
+        "read 30 training and 10 test images, 2 classes of 15, 16×16 grey; dm, 4 images, 2 per class: 2 steps, "
+        "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then 4 networks "
+        "of depth 3 to judge, about 1 s\n"
+    )
+    assert run([*command, "--dry-run"]) == 0
+    assert capsys.readouterr() == (expected, "")
+    assert os.listdir() == ["data.npz"]
+    assert run(command) == 0
+    assert capsys.readouterr().err.startswith(expected)
+    assert run([*command, "--dry-run", "--no-evaluate", "--size", "64", "--resize", "pad"]) == 0
+    told = capsys.readouterr().out
+    assert "64×64 grey (others between bars); dm" in told and "depth 4" in told and "judge" not in told
+
+
+def test_a_dry_run_finds_what_is_wrong(folder, capsys):
+    fails(capsys, "condense --dataset data.npz --output S.pt --dry-run --ipc 16", "ipc must be at most 15")
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate", "--checkpoint", "run.pt"])
+    fails(capsys, ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--dry-run", "--seed", "1",
+                   "--checkpoint", "run.pt"], "seed")  # fmt: skip
+
+
+def test_warnings_take_one_line_and_come_once(folder, capsys):
+    x, y = np.zeros((8, 16, 16), np.uint8), np.arange(8) % 2
+    np.savez("more.npz", x_train=x, y_train=y, notes=y)
+    assert run(["condense", "--dataset", "more.npz", "--output", "S.pt", *QUICK, "--dry-run", "--no-evaluate"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "note: in 'more.npz' left out: notes\n" and out.count("\n") == 1
 
 
 def test_as_a_program(folder):
@@ -194,13 +324,141 @@ def test_as_a_program(folder):
     assert (folder / "S.pt").read_bytes() == before
 
 
+def test_several_seeds_make_several_sets_and_an_interval(folder, capsys):
+    command = ["condense", "--dataset", "data.npz", *QUICK, *JUDGE]
+    assert run([*command, "--output", "S.pt", "--seeds", "3", "--seed", "4"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[:3] == [f"S_{i}.pt: 4 images, 2 per class of data.npz" for i in (4, 5, 6)]
+    assert "3 sets, one network each" in out.splitlines()[3]
+    assert "dm, 3 sets of 4 images, 2 per class: 2 steps each" in err and "then 6 networks" in err
+    assert sorted(os.listdir()) == ["S_4.pt", "S_5.pt", "S_6.pt", "data.npz"]
+    assert run([*command, "--no-evaluate", "--output", "one.pt", "--seed", "5"]) == 0
+    assert (folder / "one.pt").read_bytes() == (folder / "S_5.pt").read_bytes()
+    assert run(["evaluate", "S_4.pt", "S_5.pt", "S_6.pt", "--dataset", "data.npz", *JUDGE, "--seed", "4"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == out.splitlines()[-2:]
+
+
+def test_several_seeds_go_on_where_they_were_stopped(folder, monkeypatch):
+    command = ["condense", "--dataset", "data.npz", *QUICK, "--no-evaluate", "--seeds", "3", "--output"]
+    assert run([*command, "whole.pt"]) == 0
+    calls, condense = [], shell.condense
+
+    def stops(*arguments, seed, **keywords):
+        calls.append(seed)
+        if seed == 2:
+            raise KeyboardInterrupt
+        return condense(*arguments, seed=seed, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shell, "condense", stops)
+        assert run([*command, "S.pt"]) == 130
+    assert {"S_0.pt", "S_0.pt.run", "S_1.pt", "S_1.pt.run"} <= set(os.listdir())
+    monkeypatch.setattr(shell.planning, "step_seconds", lambda _: 1.0)
+    taken, advance = [], steps_module.Steps.__next__
+    monkeypatch.setattr(steps_module.Steps, "__next__", lambda self: taken.append(1) or advance(self))
+    assert run([*command, "S.pt"]) == 0
+    assert len(taken) == 2 + 3  # of the last run alone; each learns at the end that no step is left
+    for i in range(3):
+        assert (folder / f"S_{i}.pt").read_bytes() == (folder / f"whole_{i}.pt").read_bytes()
+    assert not [name for name in os.listdir() if name.endswith(".run")]
+
+
+def test_another_network_and_the_whole_set_can_judge(folder, capsys):
+    judge = [*JUDGE, "--model", "mlp", "--whole"]
+    assert run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *judge]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0].strip() for line in out.splitlines()[1:]] == ["condensed", "random", "whole set"]
+    assert "then 5 mlp networks to judge" in err
+    assert run(["evaluate", "S.pt", "--dataset", "data.npz", *judge]) == 0
+    again, err = capsys.readouterr()
+    assert again.splitlines() == out.splitlines()[1:]
+    assert "10 test images, 2 classes of 15, 16×16 grey (others cut to fit); 5 mlp networks to judge, about" in err
+
+
+def test_the_set_knows_the_size_of_its_images(folder, capsys):
+    flags = ["--size", "8", "--resize", "pad", "--depth", "2"]
+    x, y = np.random.default_rng(0).integers(0, 256, (40, 16, 12), dtype=np.uint8), np.arange(40) % 2
+    np.savez("wide.npz", x_train=x[:30], y_train=y[:30], x_test=x[30:], y_test=y[30:])
+    assert run(["condense", "--dataset", "wide.npz", "--output", "S.pt", *flags, *QUICK[:4], *JUDGE]) == 0
+    judged = capsys.readouterr().out.splitlines()[1:]
+    assert run(["evaluate", "S.pt", "--dataset", "wide.npz", *JUDGE]) == 0
+    assert capsys.readouterr().out.splitlines() == judged
+
+
+def test_uneven_classes_are_told_and_judged_class_by_class(folder, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    np.savez("uneven.npz", x=x, y=np.repeat(["cat", "dog", "owl"], [25, 12, 3]))
+    assert run(["condense", "--dataset", "uneven.npz", "--output", "S.pt", *QUICK, *JUDGE, "--ipc", "5"]) == 0
+    out, err = capsys.readouterr()
+    assert "note: ipc=5 is more than some classes have to start from: 'owl' 2\n" in err and err.count("note:") == 1
+    assert "3 classes of 2 (owl) to 20 (cat) images" in err and "2 to 5 per class: 2 steps" in err
+    first, condensed, random = out.splitlines()
+    assert first == "S.pt: 12 images, 2 to 5 per class of uneven.npz"
+    assert re.search(r"; balanced \d+\.\d %, least \d+\.\d % \((cat|dog|owl)\)$", condensed)
+    assert run(["evaluate", "S.pt", "--dataset", "uneven.npz", *JUDGE]) == 0
+    assert capsys.readouterr().out.splitlines() == [condensed, random]
+
+
+def test_from_noise_a_class_may_have_more_than_it_had(folder, capsys):
+    command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE, "--ipc", "20"]
+    assert run([*command, "--init", "noise"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("S.pt: 40 images, 20 per class")
+    assert run(["evaluate", "S.pt", "--dataset", "data.npz", *JUDGE]) == 0  # beside the 15 that there are
+    assert capsys.readouterr().out.splitlines() == out.splitlines()[1:]
+
+
+def test_without_memory_it_says_so(folder, capsys, monkeypatch):
+    for error in (MemoryError("Unable to allocate memory"), torch.OutOfMemoryError("CUDA out of memory."),
+                  RuntimeError("DefaultCPUAllocator: can't allocate memory")):  # fmt: skip
+        monkeypatch.setattr(shell, "condense", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        assert run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK]) == 2
+        assert "memory" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(shell, "condense", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a defect")))
+    with pytest.raises(RuntimeError, match="a defect"):
+        run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stopped_at_some_moment_the_same_command_ends_in_the_same_file(folder, number):
+    """By defaults: no flag speaks of a checkpoint."""
+    library = str(Path(shell.__file__).parents[1])
+    flags = ["--dataset", "data.npz", "--no-evaluate", "--ipc", "3,2", "--iterations", "600", "--width", "8"]
+
+    def start(output):
+        command = [sys.executable, "-m", "dmtutor", "condense", *flags, "--output", output]
+        heard = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+        env = {**os.environ, "PYTHONPATH": library}
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, preexec_fn=heard)
+
+    process, told = start("S.pt"), b""
+    while b"loss" not in told and process.poll() is None:
+        told += process.stderr.read1()
+    process.send_signal(number)
+    told += process.communicate(timeout=60)[1]
+    assert not (folder / "S.pt").exists(), "it ended before it could be stopped"
+    if number != signal.SIGKILL:
+        assert process.returncode == 130 and b"stopped; the same command goes on from S.pt.run" in told
+        assert 0 < torch.load("S.pt.run", weights_only=True)["iteration"] < 600
+    for output in ("S.pt", "whole.pt"):
+        process = start(output)
+        assert process.communicate(timeout=300) and process.returncode == 0
+    assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
+    assert sorted(os.listdir()) == ["S.pt", "data.npz", "whole.pt"]
+
+
 # Bad input -----------------------------------------------------------------------------------------------------------
 
 BAD_FLAGS = [
     ("--ipc 0", "ipc must be a positive integer; got 0"),
     ("--ipc -3", "ipc must be a positive integer; got -3"),
     ("--ipc 16", "ipc must be at most 15, the images of class '0'; got 16"),
-    ("--ipc 16 --init noise", "ipc must be at most 15"),  # as many random images are compared with
+    ("--ipc 3,16", "ipc must be at most 15, the images of class '1'; got 16"),
+    ("--ipc 3,3,3", "ipc must hold one number for each of the 2 classes; got 3"),
+    ("--ipc 3,0", "ipc must be a positive integer, or a tuple of them, one for each class; got (3, 0)"),
+    ("--ipc 3,", "argument --ipc"),
     ("--ipc two", "--ipc"),
     ("--dataset mnit5k", "must be one of mnist5k, mnist, fashion-mnist, svhn, cifar10, cifar100"),
     ("--dataset missing.npz", "missing.npz"),
@@ -230,7 +488,20 @@ BAD_FLAGS = [
     ("--seed 4294967296", "seed"),
     ("--networks 0", "--networks must be a positive integer"),
     ("--random-sets 0", "--random-sets must be a positive integer"),
-    ("--device tpu", "--device must be one that this machine has; got 'tpu'"),
+    ("--device tpu", "--device must be one that this machine has, cpu"),
+    ("--device meta", "--device must be one that this machine has, cpu"),
+    ("--seeds 0", "--seeds must be a positive integer"),
+    ("--seeds 2 --seed 4294967295", "the last of --seeds must be"),
+    ("--seeds 2 --checkpoint run.pt", "--checkpoint must be left out with --seeds"),
+    ("--seeds 2 --history run.csv", "--history must be left out with --seeds"),
+    ("--output out.png", "--output must end in .pt, the format that is written; got 'out.png'"),
+    ("--output out.npz", "--output must end in .pt"),
+    ("--output out", "--output must end in .pt"),
+    ("--model transformer", "--model"),
+    ("--model vgg11", "image_size must be larger for VGG11; got 16×16"),
+    ("--resize stretch", "--resize"),
+    ("--size 0", "size must be a positive integer"),
+    ("--size 4", "depth must be at most 2 for images of 4×4"),
     ("--recipe slow", "--recipe"),
     ("--learning-rate 3", "--learning-rate"),
     ("--output missing/S.pt", "--output must lie in a folder that exists; create 'missing' first"),
@@ -279,7 +550,7 @@ BAD_ARRAYS = {
     "labels too few": ({"y_train": Y[:9]}, "must hold one integer per image"),
     "labels negative": ({"y_train": Y - 1}, "must lie in 0 … "),
     "labels beyond the names": ({"y_train": Y + 1, "classes": np.array(["a", "b"])}, "must lie in 0 … 1"),
-    "labels of text": ({"y_train": np.array(list("ab" * 5))}, "y must be integers"),
+    "labels of text on one side": ({"y_train": np.array(list("ab" * 5))}, "numbers in both parts, or names in both"),
     "labels with fractions": ({"y_train": Y / 2}, "y must be integers"),
     "NaN pixels": ({"x_train": NAN}, "x must hold no NaN or infinite pixels"),
     "infinite pixels": ({"x_train": np.full_like(X, np.inf)}, "NaN or infinite"),
@@ -333,6 +604,33 @@ def test_evaluate_refuses_what_does_not_fit(folder, capsys):
     fails(capsys, "evaluate S.pt --dataset data.npz --networks 0", "--networks must be a positive integer")
     fails(capsys, "evaluate S.pt --dataset data.npz --seed -1", "--seed")
     fails(capsys, "evaluate S.pt --dataset data.npz --device tpu", "--device")
+    fails(capsys, "evaluate S.pt missing.pt --dataset data.npz", "no such file: 'missing.pt'")
+    run(["condense", "--dataset", "data.npz", "--output", "T.pt", *QUICK, "--no-evaluate", "--size", "8"])
+    fails(capsys, "evaluate S.pt T.pt --dataset data.npz", "the sets must have the same classes and size", "in T.pt")
+    fails(capsys, "evaluate S.pt --dataset data.npz --model vgg11", "image_size must be larger for VGG11")
+
+
+def test_export_refuses_before_it_writes(folder, capsys):
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
+    there = sorted(os.listdir())
+    fails(capsys, "export S.pt out.jpg", "output must be a new folder, without a dot, or end in .npz, .safetensors or")
+    fails(capsys, "export S.pt missing/out", "output must lie in a folder that exists; create 'missing' first")
+    fails(capsys, "export S.pt .", "output must be a new folder; '.' is there")
+    fails(capsys, "export missing.pt out", "no such file: 'missing.pt'")
+    fails(capsys, "export data.npz out", "data.npz")
+    fails(capsys, "export S.pt", "required")
+    fails(capsys, "export S.pt out --dataset mnist5k", "--dataset must have the classes and the size of the set")
+    fails(capsys, "export S.pt out --dataset data.npz --networks 0", "--networks must be a positive integer")
+    fails(capsys, "export S.pt out --dataset nothing", "must be one of mnist5k")
+    fails(capsys, "export S.pt out --device tpu", "--device")
+    assert sorted(os.listdir()) == there
+
+
+def test_export_needs_a_package_for_safetensors(folder, capsys, monkeypatch):
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    fails(capsys, "export S.pt out.safetensors", "pip install safetensors")
 
 
 def test_errors_of_the_flags_themselves_take_one_line(folder, capsys):

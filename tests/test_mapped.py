@@ -161,6 +161,27 @@ def test_a_decoding_that_was_stopped_leaves_nothing(folder, tmp_path, monkeypatc
     assert len(load(folder, root=tmp_path)[0]) == 48
 
 
+def test_broken_files_are_left_out_on_disk_as_in_memory(folder, tmp_path, monkeypatch, capsys):
+    for name in ("class 0/00.png", "class 1/13.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 60).save(folder / "class 2" / "02.png")
+    options = {"skip_broken": True, "size": 6, "resize": "pad"}
+    with pytest.warns(UserWarning, match="white is 4095"), pytest.warns(UserWarning, match="2 of 60 images"):
+        memory = load(folder, **options)
+    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    for decoded in (True, False):
+        with pytest.warns(UserWarning):
+            disk = load(folder, root=tmp_path, **options)
+        assert ("decoding" in capsys.readouterr().err) == decoded
+        for ours, theirs in zip(disk, memory, strict=True):
+            assert torch.equal(ours.images[:], theirs.images) and torch.equal(ours.labels, theirs.labels)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"2 of 60 .*00\.png.*13\.png.*--skip-broken"):
+        load(folder, root=tmp_path, size=6, resize="pad")
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"0 GB and .* has 0 left: give a smaller size"):
+        load(folder, root=tmp_path, **{**options, "size": 7})
+
+
 MEMORY = """
 import sys; sys.path.insert(0, 'benchmarks')
 import numpy as np, torch

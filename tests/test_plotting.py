@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dmtutor.data import from_arrays
-from dmtutor.plotting import COLORS, STYLE, accuracy_ladder, curve, image_grid, mosaic
+from dmtutor.evaluation import Accuracies
+from dmtutor.plotting import COLORS, STYLE, accuracy_ladder, confusion_matrix, curve, image_grid, mosaic
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +174,40 @@ def test_own_axes_are_in_style_and_settings_stay():
 def test_import_sets_nothing():
     code = "from matplotlib import rcParams as r; a = dict(r); import dmtutor.plotting; assert dict(r) == a"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_more_classes_than_fit_a_row_are_named_in_their_cells():
+    names = ["owl", "elk", "a very long name", *"defghijkl"]
+    ax = image_grid(images(range(12), names))
+    assert [text.get_text() for text in ax.texts] == ["owl", "elk", "a very lo…", *"defghijkl"]
+    assert ax.texts[5].get_position() == (6 * (5 % 4), 6 * (5 // 4))
+    assert not image_grid(images(range(10), names[:10])).texts
+
+
+def confusions(n, k, seed=0):
+    labels = torch.arange(n) % k
+    predicted = torch.randint(k, (2, 3, n), generator=torch.Generator().manual_seed(seed))
+    names = tuple(f"class {c}" for c in range(k))
+    return Accuracies(predicted == labels, labels=labels, predicted=predicted, classes=names)
+
+
+def test_a_confusion_matrix_shows_per_cent_of_a_row():
+    result = confusions(40, 3)
+    ax = confusion_matrix(result)
+    shares = 100 * result.confusion.numpy()
+    assert np.allclose(shown(ax), shares) and np.allclose(shares.sum(1), 100)
+    assert [text.get_text() for text in ax.texts] == [f"{share:.0f}" for share in shares.flatten()]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["class 0", "class 1", "class 2"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("seen as", "class")
+
+
+def test_a_large_confusion_matrix_has_no_numbers_and_legible_names():
+    ax = confusion_matrix(confusions(400, 100))
+    assert not ax.texts and len(ax.get_xticklabels()) == 25
+    empty = confusions(2, 3)  # class 2 has no test image
+    assert len(confusion_matrix(empty).texts) == 6
+
+
+def test_a_confusion_matrix_of_a_stored_result_is_refused():
+    with pytest.raises(ValueError, match="predicted must be known"):
+        confusion_matrix(Accuracies(torch.ones(1, 1, 4, dtype=torch.bool)))

@@ -79,11 +79,12 @@ def test_nothing_of_others_is_committed(tracked):
 
 
 FLOORS = [
-    "_version checks files mapped memory sharding threads",
-    "augmentation folders mmd networks randomness",
+    "_version checks files mapped memory pictures sharding threads",
+    "arrays augmentation mmd networks randomness",
+    "folders",
     "data embeddings",
-    "coresets evaluation",
-    "plotting steps",
+    "coresets evaluation exchange",
+    "planning plotting steps",
     "distribution_matching gradient_matching unrolling widgets",
     "condensation tables",
     "__init__",

@@ -64,3 +64,16 @@ def test_an_unknown_set_lists_those_that_there_are():
 
 def test_all_results_together_are_small():
     assert sum(len(f.read_bytes()) for f in FILES if f.name.endswith((".json", ".pt"))) < 5_000_000
+
+
+def test_a_packed_result_learns_its_labels_again():
+    labels = torch.tensor([0, 0, 0, 1, 2])
+    correct = torch.rand(3, 2, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    whole = Accuracies(correct, labels=labels, classes=("a", "b", "c"))
+    packed = results.pack(whole)
+    assert set(packed) == {"shape", "bits"}
+    again = results.unpack(packed, labels=labels, classes=whole.classes)
+    assert torch.equal(again.by_class, whole.by_class) and torch.equal(again.balanced.values, whole.balanced.values)
+    assert results.unpack(packed).labels is None
+    with pytest.raises(ValueError, match="balance them after unpack"):
+        results.pack(whole.balanced)

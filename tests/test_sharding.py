@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -140,6 +141,45 @@ def test_alone_an_interrupt_is_not_deferred(interruptible):
         signal.raise_signal(signal.SIGINT)
     assert seen == []
     assert sharding.any_of(True, False) == [True, False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_alone_what_a_cluster_sends_is_as_ctrl_c(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), sharding.interrupts_deferred():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+def test_after_nohup_a_closed_terminal_stays_unheard():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with sharding.interrupts_deferred():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_must_not_be_left_half_done_is_done_first(interruptible):
+    done = []
+    with pytest.raises(KeyboardInterrupt), sharding.undisturbed():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.raise_signal(number)
+        done.append(1)
+    assert done == [1]
+
+
+def test_in_another_thread_signals_are_left_alone():
+    seen = []
+
+    def work():
+        with sharding.undisturbed(), sharding.interrupts_deferred():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]
 
 
 def test_processes_that_share_note_interrupts_and_give_the_handlers_back(monkeypatch, interruptible):

@@ -213,7 +213,7 @@ def test_the_published_setting():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ipc": 7, "inner_steps": 7}, "ipc must be at most 6, the images of class '0'; got 7"),
+        ({"ipc": 10, "inner_steps": 10}, "ipc must be at most 9, the images of class '1'; got 10"),
         ({"norm": "instnce"}, "norm must be one of instance"),
         ({"depth": 4}, "depth must be at most 3 for images of 8×8"),
     ],

@@ -117,13 +117,18 @@ def find(name, ending):
 
 
 def pack(accuracies):
-    """Accuracies as plain types: the shape (sets, networks, images) and one bit per answer, in base64."""
+    """Accuracies as plain types: the shape (sets, networks, images) and one bit per answer, in base64.
+
+    The labels are those of the test images, so they are not kept; nor is which wrong class was seen.
+    """
+    if accuracies.weights is not None:
+        raise ValueError("accuracies must be those of all images; got balanced ones: balance them after unpack")
     bits = np.packbits(accuracies.correct.numpy())
     return {"shape": list(accuracies.correct.shape), "bits": base64.b64encode(bits).decode()}
 
 
-def unpack(packed):
-    """The inverse of :func:`pack`.
+def unpack(packed, *, labels=None, classes=()):
+    """The inverse of :func:`pack`; with the test set's labels and classes it gives accuracies by class, too.
 
     Examples
     --------
@@ -133,4 +138,5 @@ def unpack(packed):
     """
     count = int(np.prod(packed["shape"]))
     bits = np.unpackbits(np.frombuffer(base64.b64decode(packed["bits"]), dtype=np.uint8), count=count)
-    return Accuracies(torch.from_numpy(bits).bool().view(packed["shape"]))
+    correct = torch.from_numpy(bits).bool().view(packed["shape"])
+    return Accuracies(correct, labels=labels, classes=tuple(classes))

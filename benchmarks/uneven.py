@@ -1,0 +1,79 @@
+"""Classes of different sizes on MNIST-5k: equal images per class, or more for some, against random and all images.
+
+    python benchmarks/uneven.py                   # 3 minutes of one core
+
+Class sizes fall from 400 to 400 / imbalance, in equal ratios; which class has how many is drawn anew for every set, and
+so are its images. Runs are short, 100 iterations with small networks. A set has 20 images: two of each class ("DM" and "Random"), or from one on in proportion to a power
+of the class's size ("DM by class"). `choice`: powers, at imbalance 50, on a validation part of the training images.
+`test`: the best power other than 0, on the test images, 100 of each class, which are read once; "All" is all of the
+uneven images. A row says which classes were how large: `counts`, (sets, classes).
+Results go to dmtutor/results/uneven.json, row by row, so a run that was stopped goes on where it was.
+"""
+
+from statistics import mean
+
+import torch
+from store import Table, seeded
+
+from dmtutor import Recipe, condense, load, random_subset, results
+
+TOTAL, SETS = 20, 3
+POWERS = (0.0, 0.5, 1.0)
+DM = {"iterations": 100, "batch_real": 4, "width": 16}
+RECIPE = Recipe(steps=200, lr=0.01, width=16)
+
+
+def uneven(real, imbalance, generator):
+    """Some of the images: class sizes fall in equal ratios down to a part of the largest, in random order."""
+    k = len(real.classes)
+    largest = int(real.counts.min())
+    sizes = [round(largest * imbalance ** (-i / (k - 1))) for i in torch.randperm(k, generator=generator).tolist()]
+    parts = zip(real.rows_of_class, sizes, strict=True)
+    return real.select(torch.cat([rows[torch.randperm(len(rows), generator=generator)[:n]] for rows, n in parts]))
+
+
+def by_class(counts, total, power):
+    """Images per class in proportion to a power of its size, but one at least, and no more than it has."""
+    ipc = [1] * len(counts)
+    for _ in range(total - len(counts)):  # to whom it is due most
+        ipc[max((c for c, n in enumerate(counts) if ipc[c] < n), key=lambda c: counts[c] ** power / (ipc[c] + 1))] += 1
+    return tuple(ipc)
+
+
+def made(data, method, power, seed):
+    if method == "All":
+        return data
+    ipc = by_class(data.counts.tolist(), TOTAL, power)
+    if method == "Random":
+        return random_subset(data, ipc[0], generator=seeded(seed))
+    return condense(data, ipc=ipc, seed=seed, progress=False, **DM)
+
+
+def run(table, real, judge, experiment, imbalance, method, power=0.0):
+    key = {"experiment": experiment, "imbalance": imbalance, "method": method, "power": power}
+    if table.find(**key) is not None:
+        return
+    first = 100 if experiment == "choice" else 0  # other data sets than those of the test
+    data = [uneven(real, imbalance, seeded(first + seed)) for seed in range(SETS)]
+    sets = [made(one, method, power, seed) for seed, one in enumerate(data)]
+    more = {"counts": [one.counts.tolist() for one in data], "ipc": [one.counts.tolist() for one in sets]}
+    table.judge(key, sets, judge, networks=1, recipe=RECIPE, **more)
+
+
+def main():
+    torch.set_num_threads(1)
+    train, test = load("mnist5k")
+    rest, validation = train.split(0.2, generator=seeded(0))
+    table = Table("uneven", command="python benchmarks/uneven.py", dm=DM, recipe=str(RECIPE))
+    for power in POWERS:
+        run(table, rest, validation, "choice", 50, "DM by class" if power else "DM", power)
+    found = [row for row in table.rows if row["experiment"] == "choice" and row["power"]]
+    chosen = max(found, key=lambda row: mean(results.unpack(row["accuracies"]).values.flatten().tolist()))["power"]
+    for imbalance in (50, 10, 1):
+        for method in ("Random", "DM", "DM by class", "All"):
+            if imbalance > 1 or method != "DM by class":  # there it is the same
+                run(table, train, test, "test", imbalance, method, chosen if method == "DM by class" else 0.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What a run will do and how long it will take, said before it starts: measured on a few of its own steps."""
+
+import math
+from copy import copy
+from dataclasses import replace
+from time import perf_counter
+
+import torch
+
+from . import sharding, threads
+from .evaluation import correctness, train_network
+
+ENOUGH = 1.0  # seconds of measuring after which no further step is taken
+SCORED = 300  # test images on which the time of a score is measured
+
+
+def step_seconds(steps):
+    """Seconds that a step of a run takes. The run is left as it is.
+
+    The steps that are measured are spread over the run: in some methods not all cost the same.
+
+    Parameters
+    ----------
+    steps : Steps
+
+    Returns
+    -------
+    float
+        Where processes share the work, of the slowest.
+    """
+    trial = copy(steps)  # a step makes new tensors and changes none
+    places = [i * (len(steps) - 1) // 4 for i in range(5)]
+    spent = []  # the first one warms up, and does not count
+    while len(spent) < 2 or (len(spent) <= 20 and sum(spent[1:]) < ENOUGH):
+        trial.iteration = places[len(spent) % 5]
+        start = perf_counter()
+        float(next(trial).loss)
+        spent.append(perf_counter() - start)
+    return max(sharding.gather(torch.tensor([sum(spent[1:]) / (len(spent) - 1)])).tolist())
+
+
+def judge_seconds(data, test, recipe, networks):
+    """Seconds that it takes to train and score so many networks.
+
+    Parameters
+    ----------
+    data, test : LabeledImages
+        A set of the size of those that will be judged, and the test images.
+    recipe : Recipe
+    networks : int
+        On all sets together.
+
+    Returns
+    -------
+    float
+    """
+    device = test.images.device
+    at_once = min(torch.get_num_threads(), networks) if device.type == "cpu" else 1
+    some = test.select(torch.arange(min(SCORED, len(test))))
+
+    def train(steps):
+        start = perf_counter()
+        short = replace(recipe, steps=steps, epochs=None)
+        network = train_network(data, recipe=short, generator=torch.Generator().manual_seed(0))
+        next(network.parameters()).sum().item()  # a device may still be at work
+        return network, perf_counter() - start
+
+    def one(_):
+        _, first = train(1)
+        _, short = train(1)
+        more = max(1, min(20, int(ENOUGH / first)))
+        network, long = train(1 + more)
+        start = perf_counter()
+        correctness(network, some)
+        scoring = (perf_counter() - start) * len(test) / len(some)
+        return short + max(0.0, long - short) / more * (recipe.num_steps(len(data)) - 1) + scoring
+
+    seconds = threads.each(one, range(at_once), device)
+    return sum(seconds) / at_once * math.ceil(networks / at_once)
+
+
+def about(seconds):
+    """A duration in words.
+
+    Examples
+    --------
+    >>> [about(s) for s in (0.2, 47, 100, 5000, 100_000)]
+    ['1 s', '47 s', '1 min 40 s', '1 h 23 min', '27 h 47 min']
+    """
+    s = max(1, round(seconds))
+    if s < 60:
+        return f"{s} s"
+    if s < 600:
+        return f"{s // 60} min {s % 60} s"
+    minutes = round(s / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def what_was_read(train, test):
+    """One line on a data set: how many images of which classes, their shape, colour and augmentation.
+
+    Examples
+    --------
+    >>> from dmtutor import load
+    >>> print(what_was_read(*load("mnist5k")))
+    4,000 training and 1,000 test images, 10 classes of 400, 28×28 grey
+    """
+    channels, height, width = train.images.shape[1:]
+    fewest, most = train.counts.min(0), train.counts.max(0)
+    sizes = f"{fewest.values:,}"
+    if fewest.values < most.values:
+        least, largest = (" ".join(train.classes[found.indices].split()) for found in (fewest, most))
+        sizes += f" ({least}) to {most.values:,} ({largest}) images"
+    twins = count_twins(train, test)
+    also = f" ({twins} of them training images, too)" if twins else ""
+    return (f"{len(train):,} training and {len(test):,} test images{also}, {len(train.classes)} classes of {sizes}, "
+            f"{height}×{width} {'grey' if channels == 1 else 'RGB'}")  # fmt: skip
+
+
+def count_twins(train, test):
+    """How many test images are exact copies of training images; of images in memory."""
+    if not (isinstance(train.images, torch.Tensor) and isinstance(test.images, torch.Tensor)):
+        return 0
+    known = {hash(image.cpu().numpy().tobytes()) for image in train.images}
+    return sum(hash(image.cpu().numpy().tobytes()) in known for image in test.images)

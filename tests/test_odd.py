@@ -1,0 +1,301 @@
+"""Malformed and odd inputs, given to the real command: each is right, is told in a line, or is refused in one."""
+
+import json
+import os
+import shutil
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import dmtutor.__main__ as shell
+from dmtutor import LabeledImages, load
+
+RNG = np.random.default_rng(0)
+SIDE = 8
+
+
+def picture(value=None, mode="L", size=(SIDE, SIDE)):
+    pixels = RNG.integers(0, 256, size[::-1], dtype=np.uint8) if value is None else np.full(size[::-1], value, np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Ten pictures of cats and ten of dogs in ``data``."""
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(10):
+            picture().save(tmp_path / "data" / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shell.planning, "step_seconds", lambda _: 1.0)
+    monkeypatch.setattr(shell.planning, "judge_seconds", lambda *_: 1.0)
+    return tmp_path / "data"
+
+
+def plan(capsys, *flags, dataset="data"):
+    """Exit code, standard output and error of a dry run."""
+    capsys.readouterr()
+    try:
+        shell.main(["condense", "--dataset", str(dataset), "--output", "S.pt", "--ipc", "1", "--dry-run", *flags])
+        code = 0
+    except SystemExit as stopped:
+        code = stopped.code
+    return code, *capsys.readouterr()
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def bomb(path):
+    """A PNG whose head speaks of 40,000 × 40,000 pixels."""
+    content = bytearray((path.parent / "0.png").read_bytes())
+    content[16:24] = struct.pack(">II", 40_000, 40_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+
+
+def frames(path, **options):
+    picture(0).save(path, save_all=True, append_images=[picture(255)], **options)
+
+
+def archive(path, **arrays):
+    np.savez(path, **arrays)
+
+
+X, Y = RNG.integers(0, 256, (12, SIDE, SIDE), dtype=np.uint8), np.arange(12) % 2
+
+REFUSED = {
+    "a TIFF of two pages": (lambda d: frames(d / "cat/a.tif"), "cat/a.tif (it holds 2 pictures, not one); mend"),
+    "an animated PNG": (lambda d: frames(d / "cat/a.png"), "cat/a.png (it holds 2 pictures"),
+    "an animated WebP": (lambda d: frames(d / "cat/a.webp"), "cat/a.webp (it holds 2 pictures"),
+    "floating pixels": (lambda d: Image.new("F", (SIDE, SIDE)).save(d / "cat/a.tif"), "(its pixels are floating"),
+    "negative pixels": (lambda d: Image.new("I", (SIDE, SIDE), -3).save(d / "cat/a.tif"), "reach down to -3"),
+    "a bomb": (lambda d: bomb(d / "cat/a.png"), "cat/a.png (Image size (1600000000 pixels) exceeds limit"),
+    "no bytes": (lambda d: write(d / "cat/a.png", b""), "cat/a.png (cannot identify image file"),
+    "a page instead of an image": (lambda d: write(d / "dog/a.jpg", b"<html>404</html>"), "dog/a.jpg (cannot identify"),
+    "half a JPEG": (lambda d: (picture(size=(64, 64)).save(d / "x.jpg"), (d / "dog/a.jpg").write_bytes(
+        (d / "x.jpg").read_bytes()[:900]), (d / "x.jpg").unlink()), "size is required"),
+    "a link to nowhere": (lambda d: (d / "cat/a.png").symlink_to("nowhere"), "cat/a.png ("),
+    "another shape, without a size": (lambda d: picture(size=(9, 8)).save(d / "cat/a.png"), "size is required"),
+    "no folder of a class": (lambda d: [f.rename(d / f"{f.parent.name}{f.name}") for f in d.glob("*/*")],
+                             "20 images lie in it without one"),
+    "nothing": (lambda d: shutil.rmtree(d / "cat") or shutil.rmtree(d / "dog"), "was found"),
+    "one class": (lambda d: shutil.rmtree(d / "dog"), "two classes or more"),
+    "one class and an empty one": (lambda d: [f.unlink() for f in d.glob("dog/*")], "two classes or more"),
+    "an album in a class": (lambda d: write(d / "cat/holiday/a.png", b"x"), "lies deeper: name 'data/cat'"),
+    "train alone": (lambda d: (d / "cat").rename(d / "Train"), "has neither: give 'data/Train' itself"),
+    "test alone": (lambda d: (d / "cat").rename(d / "TEST"), "must be a folder with train beside TEST"),
+    "one image a class": (lambda d: [f.unlink() for f in d.glob("*/[1-9].png")], "every class has but one image"),
+    "a class of broken files": (lambda d: [f.write_bytes(b"") for f in d.glob("dog/*")], "10 of 20 images"),
+    "a name that cannot be printed": (lambda d: (d / "cat").rename(d / "c\na\tt"), r"got 'c\na\tt'"),
+    "a name of no encoding": (lambda d: (d / "cat").rename(os.fsdecode(os.fsencode(d) + b"/c\xff")), r"got 'c\udcff'"),
+    "images of one pixel": (lambda d: [Image.new("L", (1, 1), 9).save(f) for f in d.glob("*/*")], "depth must be at"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(folder, capsys, case):
+    spoil, message = REFUSED[case]
+    spoil(folder)
+    code, out, err = plan(capsys)
+    assert code == 2 and out == ""
+    *notes, error = err.splitlines()
+    assert all(note.startswith("note: ") for note in notes)
+    assert error.startswith("python -m dmtutor condense: error: ")
+    assert message in error
+
+
+TOLD = {
+    "pictures of no known kind": (lambda d: [write(d / f"cat/{i}.heic", b"") for i in range(3)], "3 × .heic"),
+    "pictures beside the classes": (lambda d: picture().save(d / "cover.png"), "cover.png"),
+    "an empty class": (lambda d: (d / "owl").mkdir(), "no images in the class folders 'owl'"),
+    "a class of one": (lambda d: (write(d / "owl/a.png", b""), picture().save(d / "owl/a.png")), "no test image of 1"),
+    "upper and lower case": (lambda d: (d / "dog").rename(d / "CAT"), "differ in upper and lower case"),
+    "twelve bits in sixteen": (lambda d: [Image.fromarray(np.full((SIDE, SIDE), 3000, np.uint16)).save(f)
+                                          for f in d.glob("*/*")], "white is 4095"),
+    "more wanted than there are": (lambda d: [f.unlink() for f in d.glob("dog/[5-9].png")], "'dog' 4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_told_in_one_line(folder, capsys, case):
+    spoil, message = TOLD[case]
+    spoil(folder)
+    code, out, err = plan(capsys, "--ipc", "6" if case.startswith("more") else "1")
+    assert code == 0 and out.startswith("read ")
+    assert err.startswith("note: ") and err.count("\n") == 1 and message in err
+
+
+RIGHT = {
+    "hidden files and folders": lambda d: (write(d / "cat/._0.png", b"x"), write(d / ".thumbs/a.png", b"x"),
+                                           write(d / "__MACOSX/cat/a.png", b"x"), write(d / "cat/.cache/a.png", b"x")),
+    "endings in upper case": lambda d: [f.rename(f.with_suffix(".PNG")) for f in d.glob("cat/*")],
+    "a JPEG called PNG": lambda d: picture().save(d / "cat/0.png", "JPEG", quality=95),
+    "parts in capitals": lambda d: [(picture().save(_made(d / part / c / f"{i}.png")))
+                                    for part in ("TRAIN", "Test") for c in ("cat", "dog") for i in range(8)]
+                         and [shutil.rmtree(d / c) for c in ("cat", "dog")],
+    "a class that is a link": lambda d: (shutil.copytree(d / "cat", d.parent / "elsewhere"), shutil.rmtree(d / "cat"),
+                                         (d / "cat").symlink_to(d.parent / "elsewhere")),
+    "blanks and letters of everywhere": lambda d: (d / "cat").rename(d / "猫 é x"),
+    "a palette": lambda d: picture().convert("P").save(d / "cat/0.png"),
+    "a printer's colours": lambda d: Image.new("CMYK", (SIDE, SIDE), (0, 99, 0, 0)).save(d / "cat/0.jpg"),
+}  # fmt: skip
+
+
+def _made(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_right_without_a_word(folder, capsys, case):
+    RIGHT[case](folder)
+    code, out, err = plan(capsys)
+    assert (code, err) == (0, "")
+    assert "16 training and 4 test" in out or "17 training and 4" in out or "16 training and 16 test" in out
+
+
+def zipped(path, **members):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+
+
+ARCHIVES = {
+    "no test part": ({"x_train": X, "y_train": Y}, 0, "10 training and 2 test"),
+    "labels in a column": ({"x_train": X, "y_train": Y[:, None]}, 0, "10 training and 2 test"),
+    "labels as names": ({"images": X, "labels": np.array(["a", "b"])[Y]}, 0, "2 classes of 5"),
+    "a scalar for labels": ({"x": X, "y": np.array(3)}, 2, "its labels must be one for each image"),
+    "labels too few": ({"x": X, "y": Y[:9]}, 2, "its labels must be one for each image; the shapes are (12, 8, 8)"),
+    "labels too many": ({"x": X[:9], "y": Y}, 2, "its labels must be one for each image"),
+    "labels from one": ({"x": X, "y": Y + 1}, 2, "'0': do labels count from 1? subtract 1"),
+    "labels that are numbers of a register": ({"x": X, "y": Y * 9000 + 7}, 2, "number the classes anew"),
+    "labels of dates": ({"x": X, "y": np.array([1, 2], dtype="M8[D]")[Y]}, 2, "y must be integers"),
+    "labels with a hole": ({"x": X, "y": Y * 2}, 2, "1 of 3 have none, '1'"),
+    "scores for labels": ({"x": X, "y": np.eye(2)[Y]}, 2, "y.argmax(1)"),
+    "labels that are times": ({"x": X, "y": Y + 1_700_000_000}, 2, "got up to 1700000001: names, y = numpy.unique"),
+    "labels beyond all numbers": ({"x": X, "y": Y.astype(np.uint64) + 2**63}, 2, "numpy.unique"),
+    "names twice": ({"x": X, "y": Y, "classes": np.array(["a", "a"])}, 2, "different names"),
+    "too few names": ({"x": X, "y": Y, "classes": np.array(["a"])}, 2, "y must lie in 0 … 0"),
+    "grey and colour": ({"x_train": X.repeat(3, 0).reshape(12, 3, SIDE, SIDE), "y_train": Y, "x_test": X, "y_test": Y},
+                        2, "as in like"),
+    "no images": ({"x": X[:0], "y": Y[:0]}, 2, "n ≥ 1"),
+    "images without pixels": ({"x": X[:, :0], "y": Y}, 2, "n ≥ 1"),
+    "16 bits": ({"x": X.astype(np.uint16) * 200, "y": Y}, 2, "x / 65535"),
+    "four channels": ({"x": X[..., None].repeat(4, -1), "y": Y}, 2, "of red, green, blue and alpha keep three"),
+    "complex": ({"x": X.astype(complex), "y": Y}, 2, "x must be uint8"),
+    "video": ({"x": X[:, None, None], "y": Y}, 2, "x must be images"),
+    "NaN": ({"x": np.full(X.shape, np.nan), "y": Y}, 2, "NaN"),
+    "nothing": ({}, 2, "it holds nothing"),
+    "only labels": ({"y": Y}, 2, "it lacks x_train; it holds y"),
+    "three parts": ({"x_train": X, "y_train": Y, "x_test": X[:2], "y_test": Y[:2], "x_val": X, "y_val": Y}, 0, "x_val"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_archives(folder, capsys, case):
+    arrays, expected, message = ARCHIVES[case]
+    archive("own.npz", **arrays)
+    code, out, err = plan(capsys, dataset="own.npz")
+    assert code == expected, err
+    assert message in (out + err) and (out + err).count("\n") <= 2
+    assert out == "" if expected else out.startswith("read ")
+
+
+@pytest.mark.parametrize(
+    "content", [{"x.npy": b"no array", "y.npy": b""}, {"x": "text", "y": "text"}, {"notes.txt": "x"}]
+)
+def test_archives_of_something_else(folder, capsys, content):
+    zipped("own.npz", **content)
+    code, out, err = plan(capsys, dataset="own.npz")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "own.npz" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ipc", "ten"], "must be a number, or one for each class, 10,10,3; got 'ten'"),
+        (["--ipc", "1,"], "must be a number, or one for each class"),
+        (["--ipc", "1e3"], "must be a number"),
+        (["--ipc", "99999999999999999999", "--init", "noise"], "ipc must be less than 2³¹"),
+        (["--iterations", "99999999999999999999"], "iterations must be less than 2³¹"),
+        (["--lr-img", "1e999"], "lr_img must be positive"),
+        (["--size", "-4"], "size must be a positive integer"),
+        (["--dataset", ""], "must be one of mnist5k"),
+        (["--dataset", "data/cat/0.png"], "got 'data/cat/0.png'"),
+        (["--dataset", "S.pt"], "must be one of mnist5k"),
+        (["--output", ""], "--output must"),
+        (["--output", ".pt"], "--output must end in .pt"),
+        (["--output", "data"], "--output must be a file, not a folder"),
+        (["--output", "S.PNG"], "--output must end in .pt"),
+        (["--root", "data/cat/0.png", "--dataset", "cifar10"], ""),
+        (["--device", "cuda:7"], "must be one that this machine has"),
+        (["--device", "0"], "must be one that this machine has"),
+        (["--history", "data"], "history must be a file"),
+        (["--seeds", "-1"], "--seeds must be a positive integer"),
+        (["--augment", ""], "augment must be"),
+        (["--unknown"], "unrecognized arguments"),
+    ],
+)
+def test_flags(folder, capsys, monkeypatch, flags, message):
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", _no_network)
+    code, out, err = plan(capsys, *flags)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1 and message in err
+
+
+def _no_network(*_, **__):
+    raise RuntimeError("not found")
+
+
+def test_files_where_a_run_would_be_saved(folder, capsys):
+    (folder.parent / "S.pt.run").mkdir()
+    assert "checkpoint must be a file, not a folder; got 'S.pt.run'" in plan(capsys)[2]
+    (folder.parent / "S.pt.run").rmdir()
+    for content in (b"", b"precious", b"PK\x03\x04"):
+        (folder.parent / "S.pt.run").write_bytes(content)
+        code, _, err = plan(capsys)
+        assert code == 2 and err.count("\n") == 1 and "'S.pt.run' does not hold this run" in err
+        assert (folder.parent / "S.pt.run").read_bytes() == content
+
+
+def judge(capsys, *arguments):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        shell.main(["evaluate", *arguments])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2 and out == "" and err.count("\n") == 1
+    return err
+
+
+def test_sets_that_are_none(folder, capsys):
+    train, _ = load("data")
+    train.save("T.pt")
+    content = torch.load("T.pt", weights_only=True)
+    cases = {
+        "of other classes": ({"classes": ["cat", "eel"]}, "class 'dog' for 'eel'"),
+        "without a class": ({"classes": ["cat"]}, "is not a set of labelled images"),
+        "of an unknown augmentation": ({"meta": {"augment": "blur"}}, "augment must be"),
+        "of an unknown resizing": ({"meta": {"resize": "stretch"}}, "resize must be 'fit' or 'pad'"),
+        "of three channels": ({"images": content["images"].repeat(1, 3, 1, 1), "mean": torch.zeros(3),
+                               "std": torch.ones(3)}, "--dataset must have the classes and the size"),
+        "of NaN": ({"images": content["images"] * torch.nan}, "NaN or infinite"),
+        "of no image": ({"images": content["images"][:0], "labels": content["labels"][:0]}, ""),
+    }  # fmt: skip
+    for changes, message in cases.values():
+        torch.save({**content, **changes}, "U.pt")
+        assert message in judge(capsys, "U.pt", "--dataset", "data", "--networks", "1", "--random-sets", "1")
+    torch.save({"images": 1, "iteration": 3}, "run.pt")
+    assert "lacks labels, classes" in judge(capsys, "run.pt", "--dataset", "data")
+    (folder.parent / "V.pt").write_text(json.dumps({"images": []}))
+    assert "'V.pt' is not a file of dmtutor" in judge(capsys, "V.pt", "--dataset", "data")
+    assert "--dataset is required" in judge(capsys, "T.pt")
+    assert LabeledImages.load("T.pt").classes == ("cat", "dog")
