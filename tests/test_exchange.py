@@ -435,3 +435,19 @@ def test_the_readmes_network_learns_from_a_condensed_set(tmp_path, monkeypatch, 
     share, rest = capsys.readouterr().out.split("%")
     assert rest == " of 1000 real images\n"
     assert float(share) > 90
+
+
+def test_the_readmes_numbers_are_the_stored_ones():
+    def of(experiment, network):
+        rows = {row["method"]: row["accuracies"] for row in results.rows("exchange", experiment, network=network)}
+        dm, random = rows["DM"], rows["Random"]
+        return f"{100 * dm.mean:.1f}", f"{100 * random.mean:.1f}", dm.difference(random, paired=False)
+
+    dm, random, ahead = of("own network", "as in the README")
+    instance, flips = (of("choice", f"input as it is, {change}")[2] for change in ("instance norm", "flips alone"))
+    told = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{dm} % of the test images right from condensed images and {random} % from random ones" in told
+    for one in (ahead, instance, flips):
+        low, high = sorted(abs(100 * end) for end in one[1:3])
+        assert f"{abs(100 * one.mean):.1f} points" in told and f"{low:.1f} to {high:.1f}" in told
+    assert flips.high < 0 < min(ahead.low, instance.low)
