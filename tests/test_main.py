@@ -427,9 +427,12 @@ def test_stopped_at_some_moment_the_same_command_ends_in_the_same_file(folder, n
     library = str(Path(shell.__file__).parents[1])
     flags = ["--dataset", "data.npz", "--no-evaluate", "--ipc", "3,2", "--iterations", "600", "--width", "8"]
 
+    def heard():  # whoever runs the tests may ignore these
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     def start(output):
         command = [sys.executable, "-m", "dmtutor", "condense", *flags, "--output", output]
-        heard = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
         env = {**os.environ, "PYTHONPATH": library}
         return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, preexec_fn=heard)
 
