@@ -10,7 +10,8 @@ PATH.npz holds CIFAR-10: x_train, y_train, x_test, y_test. FOLDER keeps the sets
 
 ``own`` trains the README's network by the README's lines on three condensed sets and on five random ones, ten images a
 class, and scores it on the test images; ``choose`` does the same for that network with lines changed, on 5,000
-training images that no set has seen. ``png`` evaluates the condensed sets before and after they were folders of PNG.
+training images that no set has seen. ``png`` evaluates the condensed sets before and after they were folders of PNG,
+on 2,000 test images.
 
 ``published`` needs a checkout of https://github.com/VICO-UoE/DatasetCondensation, nothing of which is changed: its
 ``main_DM.py`` writes a file of few iterations and judges it, its ``evaluate_synset`` judges ours, and
@@ -51,6 +52,7 @@ from dmtutor import (
     random_subset,
     results,
 )
+from dmtutor.exchange import cost
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = 4  # of each judge
@@ -112,16 +114,20 @@ def own(table, real, judge, folder, experiment, names, draws):
 
 def png(table, real, test, folder):
     """The condensed sets before and after they were folders of PNG."""
-    paths = own_sets(real, folder)["DM"]
-    folders = [path.with_suffix("") for path in paths]
-    before = [LabeledImages.load(path) for path in paths]
-    told = [export(one, path)._asdict() for one, path in zip(before, folders, strict=True) if not path.exists()]
-    for which, sets in (("before", before), ("after", list(map(load_exported, folders)))):
+    before, after = [], []
+    for path in own_sets(real, folder)["DM"]:
+        before.append(LabeledImages.load(path))
+        if not path.with_suffix("").exists():
+            export(before[-1], path.with_suffix(""))
+        after.append(load_exported(path.with_suffix("")))
+    costs = [cost(*pair)._asdict() for pair in zip(before, after, strict=True)]
+    test = test.normalized_like(before[0])
+    for which, sets in (("before", before), ("after", after)):
         key = {"experiment": "png", "which": which, "method": "DM", "ipc": 10}
         if table.find(**key) is None:
             accuracies = evaluate(sets, test, networks=2, recipe=Recipe(), generator=seeded(0))
-            table.add({**key, "costs": told, "accuracies": results.pack(accuracies)})
-            print(f"{key}: {accuracies}, {told}", flush=True)
+            table.add({**key, "costs": costs, "accuracies": results.pack(accuracies)})
+            print(f"{key}: {accuracies}, {costs}", flush=True)
 
 
 # The published codes as judges ---------------------------------------------------------------------------------------
@@ -273,7 +279,7 @@ def main():
     elif asked.task == "own":
         own(table, real, test, asked.work, "own network", ["as in the README"], 5)
     elif asked.task == "png":
-        png(table, real, test, asked.work)
+        png(table, real, test.select(torch.arange(TEST)), asked.work)
     elif asked.task == "published":
         published(table, test.select(torch.arange(TEST)), asked.work, asked.data.resolve(), asked.checkout)
     else:
