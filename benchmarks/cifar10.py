@@ -194,7 +194,7 @@ def keep(real, run, name, config):
     if config.ipc > 10:
         return
     final = as_set(real, run["state"]["average" if config.average else "images"].half(), config.ipc)
-    meta = {"name": "cifar10", "method": "dm", "config": asdict(config), "seed": 0}
+    meta = {**real.meta, "name": "cifar10", "method": "dm", "config": asdict(config), "seed": 0}
     file = f"cifar10_dm_{config.ipc}" + ("_average" if config.average else "")
     replace(final, meta=meta).save(FOLDER / f"{file}.pt")
     if name == FILMED:

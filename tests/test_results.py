@@ -77,3 +77,8 @@ def test_a_packed_result_learns_its_labels_again():
     assert results.unpack(packed).labels is None
     with pytest.raises(ValueError, match="balance them after unpack"):
         results.pack(whole.balanced)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_stored_sets_know_what_their_judge_augments_by(name):
+    assert results.images(name).meta["augment"] not in (None, "none")
