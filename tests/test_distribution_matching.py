@@ -456,13 +456,13 @@ def faults(in_a_thread):
 torch.set_num_threads(1)
 before = faults(False)
 keep_freed_memory(); faults(False)
-print(before, faults(False), faults(True))
+print(before, *(min(faults(in_a_thread) for _ in range(3)) for in_a_thread in (False, True)))
 """
     for size in (("1_000_000", "20"), ("25_000_000", "10")):  # 100 MB: more than a thread's own arena would keep
         command = [sys.executable, "-c", count, *size]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         before, *after = map(int, done.stdout.split())
-        assert 5 * max(after) < before > 5_000  # a tensor may come anew now and then
+        assert 5 * max(after) < before > 5_000  # the least of three: a heap laid out anew, once, is not the matter
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
