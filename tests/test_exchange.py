@@ -227,7 +227,7 @@ def test_a_published_file_of_the_numpy_before_2(tmp_path, real):
     torch.save({"data": [pair(real)], "accs_all_exps": {"ConvNet": [np.float64(0.5)]}}, path,
                _use_new_zipfile_serialization=False)  # fmt: skip
     old = path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    assert old != path.read_bytes()
+    assert b"numpy.core.multiarray" in old
     path.write_bytes(old)
     assert len(load_published(path, like=real)) == 1
 
