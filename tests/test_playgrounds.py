@@ -580,6 +580,7 @@ def test_ten_digits_condense_and_teach(visit):
     assert of == 300 and 100 < few < many - 20
     wait(page, "digits", "it.parts.spoken.textContent.includes('reads')")
 
+    page.locator("#ink").scroll_into_view_if_needed()
     box = page.locator("#ink").bounding_box()
     at = lambda x, y: (box["x"] + x * box["width"], box["y"] + y * box["height"])  # noqa: E731
     page.mouse.move(*at(0.5, 0.2))
