@@ -181,7 +181,7 @@ STEPS = """({ real, images, config, iterations }) => {
     const network = steps.network = new dm.ConvNet(config.width);
     steps.draw = c => ({ batch: iterations[steps.iteration].batches[c], omega: iterations[steps.iteration].omegas[c] });
     network.resetParameters = () => network.loadParameters(iterations[steps.iteration].weights);
-    for (let i = 0; i < 10 * iterations.length; i++) if (steps.next()) losses.push(steps.loss);
+    while (losses.length < iterations.length) if (steps.next()) losses.push(steps.loss);
     return { losses, images: steps.images.map(image => [...image]) };
 }"""
 
@@ -352,12 +352,20 @@ def test_the_answers_about_points_are_true(visit):
     for name in ("moons", "narrow", "wide", "linear", "wave", "judge"):
         page.locator(f"[data-preset={name}]").click()
         started[name] = the_points(page), int(shown(page, "points", "worth"))
+        if name == "moons":
+            cloud_of_moons = cloud(page)
         run_at_once(page, "points", name)
         found[name] = the_points(page), int(shown(page, "points", "worth")), shown(page, "points", "value")
         assert read(page, "points", "!it.parts.answer.hidden && it.parts.answer.textContent")
         if name == "narrow":
             assert (torch.cdist(found[name][0], cloud(page)).amin(1) > 1).sum() == 1
     assert 90 < found["moons"][1] < 120
+    (start, _), (end, *_) = started["moons"], found["moons"]
+    first_picture = [witness(z, cloud_of_moons, start, kernel=Gaussian(0.5)) for z in (start, end)]
+    crowd = first_picture[0].topk(4, largest=False).indices
+    assert torch.pdist(start[crowd]).max() < 0.5
+    assert len(set(crowd.tolist()) & set((end - start).norm(dim=1).topk(3).indices.tolist())) == 3
+    assert (first_picture[1] < first_picture[0] - 0.01).sum() == 1
     assert shares(started["narrow"][0]) == shares(found["narrow"][0]) == [10, 4, 2]
     assert torch.equal(started["wide"][0], started["narrow"][0]) and shares(found["wide"][0]) == [8, 5, 3]
     assert 1.8 < found["wide"][1] / found["narrow"][1] < 2.5
@@ -386,6 +394,46 @@ def test_descent_runs_pauses_and_rests_out_of_sight(visit):
     page.evaluate("scrollTo(0, 2500)")
     wait(page, "points", "!it.loop")
     assert shown(page, "points", "run") == "Descend"
+
+
+@pytest.mark.parametrize("name", ["points", "digits"])
+def test_an_experiment_stops_at_its_answer_and_goes_on_when_asked(visit, name):
+    page = visit(name)
+    assert read(page, name, "it.preset.after") == 300
+    read(page, name, "it.preset.after = 3")
+    page.locator("#run").click()
+    wait(page, name, "it.steps && !it.loop")
+    assert read(page, name, "it.steps") == 3 and shown(page, name, "run") == read(page, name, "it.constructor.verb")
+    answer = page.locator("#question + #answer")
+    assert answer.is_visible() and answer.inner_text() == read(page, name, "it.preset.answer")
+    page.locator("#run").click()
+    wait(page, name, "it.steps > 4")
+    page.locator("[data-preset]").nth(1).click()
+    assert read(page, name, "it.steps") == 0 and not answer.is_visible()
+
+
+def test_ones_own_experiment_has_no_end(visit):
+    page = visit("points")
+    read(page, "points", "it.preset.after = 40")
+    page.locator("#run").focus()
+    page.keyboard.press("Enter")
+    page.locator("#bandwidth").focus()
+    page.keyboard.press("ArrowRight")
+    wait(page, "points", "it.steps > 50 && it.loop")
+    assert not page.locator("#answer").is_visible()
+
+
+def test_points_leave_their_ways(visit):
+    page = visit("points", viewport={"width": 390, "height": 844})
+    drawn = "it.ways.getImageData(0, 0, 600, 600).data.filter(Boolean).length"
+    assert not read(page, "points", drawn)
+    worth, below, above = (page.locator(id).bounding_box()["y"] for id in ("#worth", "#how", "#run"))
+    assert above < worth < below and worth - page.locator("#map").bounding_box()["y"] < 600
+    page.locator("#once").click()
+    wait(page, "points", "it.steps && !it.loop")
+    assert read(page, "points", drawn)
+    page.locator("#again").click()
+    assert not read(page, "points", drawn)
 
 
 def test_a_point_moves_by_keys(visit):
@@ -498,6 +546,10 @@ def test_no_piece_of_work_is_long(visit):
         wait(page, name, "it.steps >= 15")
         page.locator("#run").click()
         if name == "digits":
+            page.locator("#width").select_option("32")
+            page.locator("#batch").select_option("16")
+            page.locator("#run").click()
+            wait(page, name, "it.steps >= 17")
             page.locator("#judge").click()
             page.locator("#reading").wait_for()
         assert max(page.evaluate("long"), default=0) < 200
@@ -528,6 +580,7 @@ def test_ten_digits_condense_and_teach(visit):
     assert of == 300 and 100 < few < many - 20
     wait(page, "digits", "it.parts.spoken.textContent.includes('reads')")
 
+    page.locator("#ink").scroll_into_view_if_needed()
     box = page.locator("#ink").bounding_box()
     at = lambda x, y: (box["x"] + x * box["width"], box["y"] + y * box["height"])  # noqa: E731
     page.mouse.move(*at(0.5, 0.2))
@@ -541,6 +594,54 @@ def test_ten_digits_condense_and_teach(visit):
     assert rows.nth(0).locator("td").nth(1).inner_text() == "–"
     page.locator("#example").click()
     assert rows.nth(0).locator("td").nth(1).inner_text() != "–"
+
+
+ENABLED = "[...it.shadowRoot.querySelectorAll('button:enabled')].map(one => one.textContent)"
+FOCUS = "it.shadowRoot.activeElement?.id"
+
+
+def test_while_networks_learn_one_button_works_and_it_stops_them(visit):
+    page = visit("digits")
+    every = read(page, "digits", ENABLED)
+    page.locator("#judge").focus()
+    page.keyboard.press("Enter")
+    wait(page, "digits", "it.parts.verdict.textContent.includes('step')")
+    assert read(page, "digits", ENABLED) == ["Stop"] and read(page, "digits", FOCUS) == "judge"
+    page.keyboard.press("Enter")
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    assert read(page, "digits", ENABLED) == every and read(page, "digits", FOCUS) == "judge"
+    assert not shown(page, "digits", "verdict") and not page.locator("#reading").is_visible()
+
+
+def test_a_verdict_goes_when_its_digits_go(visit):
+    page = visit("digits")
+    page.locator("#judge").focus()
+    page.keyboard.press("Enter")
+    page.locator("#reading").wait_for()
+    assert read(page, "digits", FOCUS) == "judge" and "Stop" not in read(page, "digits", ENABLED)
+    for button in ("#once", "#again", "[data-preset=real]", "[data-preset=noise]"):
+        page.locator(button).click()
+        wait(page, "digits", "!it.loop")
+        assert not shown(page, "digits", "verdict") and not page.locator("#reading").is_visible()
+        read(page, "digits", "it.parts.verdict.textContent = it.parts.reading.hidden = ''")  # and as it was before
+        assert page.locator("#reading").is_visible()
+
+
+def test_other_digits_keep_the_start_and_the_loss_its_scale(visit):
+    page = visit("digits")
+    most = {}
+    for name in ("noise", "real"):
+        page.locator(f"[data-preset={name}]").click()
+        page.locator("#width").select_option("8")  # one's own experiment now
+        page.locator("#again").click()
+        start, ten = (the_images(page, images) for images in ("dm.images", "ten"))
+        assert torch.equal(start, ten) == (name == "real")
+        assert torch.cosine_similarity(start, ten).abs().max() < 0.3 or name == "real"
+        page.locator("#once").click()
+        wait(page, "digits", "it.steps && !it.loop")
+        most[name] = int(shown(page, "digits", "most"))
+        assert most[name] == pytest.approx(read(page, "digits", "it.curves.at(-1)[0]"), abs=0.51)
+    assert most["real"] < most["noise"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -608,7 +709,7 @@ def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
     train, test = data
     page = visit("digits")
     started, made, fall, growth, counts = {}, {}, {}, {}, {}
-    for name in ("chapter", "noise", "one", "bare", "contrast"):
+    for name in ("real", "noise", "one", "bare", "contrast"):
         page.locator(f"[data-preset={name}]").click()
         started[name], random = (the_images(page, ten) for ten in ("dm.images", "ten"))
         read(page, "digits", "(() => { while (it.steps < 300) it.advance(); it.refresh(); })()")
@@ -616,19 +717,19 @@ def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
         growth[name], counts[name] = (float(shown(page, "digits", part)) for part in ("contrast", "effective"))
         assert read(page, "digits", "!it.parts.answer.hidden && it.parts.answer.textContent")
 
-    angle = torch.cosine_similarity(started["chapter"], made["chapter"])
+    angle = torch.cosine_similarity(started["real"], made["real"])
     assert set(angle.topk(3, largest=False).indices.tolist()) == {1, 4, 5}
-    assert growth["chapter"] > 2
-    alike = torch.cosine_similarity(made["noise"], made["chapter"])
-    assert alike.median() > 0.8 and torch.cosine_similarity(started["noise"], made["chapter"]).max() < 0.3
+    assert growth["real"] > 2
+    alike = torch.cosine_similarity(made["noise"], made["real"])
+    assert alike.median() > 0.8 and torch.cosine_similarity(started["noise"], made["real"]).max() < 0.3
     falls = {name: curve[0] - curve[-1] for name, curve in fall.items()}
-    assert abs(falls["one"] / falls["chapter"] - 1) < 0.1
-    assert all(fall["one"][i] > fall["chapter"][i] + 50 for i in (0, -1))
-    assert torch.cosine_similarity(made["bare"], made["chapter"]).min() > 0.8
-    assert torch.cosine_similarity(made["one"], made["chapter"]).min() > 0.7
+    assert abs(falls["one"] / falls["real"] - 1) < 0.1
+    assert all(fall["one"][i] > fall["real"][i] + 50 for i in (0, -1))
+    assert torch.cosine_similarity(made["bare"], made["real"]).min() > 0.8
+    assert torch.cosine_similarity(made["one"], made["real"]).min() > 0.7
     assert growth["contrast"] > 6 and f"{counts['contrast']:.3f}" == "0.025" and f"{counts['bare']:.2f}" == "0.21"
 
     own = dm_steps(train, config=DMConfig(ipc=1, iterations=300), generator=seeded(0)).finish()
-    ours = [replace(own, images=ten.view(10, 1, 28, 28).float()) for ten in (random, made["chapter"])]
+    ours = [replace(own, images=ten.view(10, 1, 28, 28).float()) for ten in (random, made["real"])]
     of_random, of_page, of_own = (evaluate(ten, test, generator=seeded(1)).mean for ten in (*ours, own))
     assert of_page > of_random + 0.2 and of_page > of_own - 0.04

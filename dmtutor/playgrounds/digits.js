@@ -10,6 +10,7 @@ import { choose, generator } from "./randomness.js";
 const PAD = 7 * SIDE; // pixels of the pad along a side
 const AUGMENT = "crop_scale_rotate";
 const RECIPE = { steps: 150, width: 8, lr: 0.01, momentum: 0.9, weight_decay: 5e-4 };
+const TRAIN = "Train a network on each row";
 const ROWS = ["the random ten", "the synthetic ten"];
 const HEADS = Array.from({ length: 10 }, (_, c) => `<th scope="col">${c}</th>`).join("");
 const CANVAS = `<canvas width="${SIDE}" height="${SIDE}"></canvas>`;
@@ -24,13 +25,13 @@ class Digits extends Playground {
   static budget = 10;
 
   static presets = {
-    chapter: {
-      name: "As in the chapter",
+    real: {
+      name: "From real digits",
       dials: settings,
       init: "real",
       seed: 1,
       after: 300,
-      question: "Which of the ten will change most? Choose two, then condense for 300 steps.",
+      question: "Which three of the ten digits will change most? Choose them, then condense: it stops after 300 steps.",
       answer: "By the angle between start and end the 1, the 5 and the 4. All grew bold, and the contrast more than "
         + "doubled. Now train a network on each row: what is the change worth?",
     },
@@ -111,7 +112,7 @@ class Digits extends Playground {
     <canvas id="curve" width="1200" height="180" role="img"></canvas>
     <small>Loss over steps, from 0 to <output id="most"></output>. Pale: before.</small>
     <div class="row">
-      <button class="act" type="button" id="judge">Train a network on each row</button>
+      <button class="act" type="button" id="judge">${TRAIN}</button>
       <output id="verdict"></output>
     </div>
     <div class="row" id="reading" hidden>
@@ -149,7 +150,7 @@ class Digits extends Playground {
       batch_real: Number(batch.value),
       lr_img: (512 / (16 * width.value)) * step.value,
       momentum: 0.5,
-      init: this.preset?.init ?? "real",
+      init: this.preset?.init ?? this.dm.config.init,
       augment: augment.value,
       width: Number(width.value),
     };
@@ -162,28 +163,29 @@ class Digits extends Playground {
     this.start = this.dm.images.map((image) => Float64Array.from(image));
     this.ten = this.config.init === "real" ? this.start : this.real.map((pool) => choose(pool, 1, this.random)[0]);
     this.curves = [...this.curves.slice(-4), []];
+    this.forget();
     this.paint("random", this.ten);
   }
 
   // A dial: from the next step on
   change() {
-    this.dm.config = { ...this.config, init: this.dm.config.init };
+    this.dm.config = this.config;
   }
 
   act(name) {
     if (name === "again") {
-      const seed = Math.floor(2 ** 32 * this.random());
-      if (this.preset?.init !== "noise") this.preset = null;
-      this.restart(seed);
+      this.preset = null;
+      this.restart(Math.floor(2 ** 32 * this.random()));
     }
     if (name === "judge") this.judge();
     if (name === "example") return this.example();
     if (name === "wipe") return this.wipe();
   }
 
-  // One class; ten are a step.
+  // One image; a step takes those of ten classes.
   advance() {
     const whole = this.dm.next();
+    this.forget();
     if (whole) {
       const curve = this.curves.at(-1);
       curve.push(curve.length ? 0.9 * curve.at(-1) + 0.1 * this.dm.loss : this.dm.loss);
@@ -203,7 +205,7 @@ class Digits extends Playground {
     parts.contrast.textContent = growth.toFixed(2);
     const counts = dm.images.map((image, c) => square(this.start[c]) / square(image));
     parts.effective.textContent = (counts.reduce((a, b) => a + b) / 10).toPrecision(2);
-    const most = Math.max(1, ...this.curves.flat());
+    const most = Math.max(1, ...(curve.length ? curve : this.curves.flat()));
     parts.most.textContent = most.toFixed(0);
     plot(parts.curve, this.curves, { from: 0, to: most });
   }
@@ -216,41 +218,61 @@ class Digits extends Playground {
     return `After ${this.steps} steps the loss is ${parts.loss.textContent}.`;
   }
 
-  // Two networks, the same at their start, each on one row; then test digits for both.
+  // While networks learn, one button works: it stops them.
+  occupy(lesson) {
+    const { judge } = this.parts;
+    this.lesson = lesson;
+    for (const button of this.shadowRoot.querySelectorAll("button.act")) button.disabled = lesson && button !== judge;
+    judge.textContent = lesson ? "Stop" : TRAIN;
+  }
+
+  // What was said of a set is not said of another.
+  forget() {
+    this.parts.verdict.textContent = "";
+    this.parts.reading.hidden = true;
+  }
+
   async judge() {
-    if (this.busy) return;
     this.running = false;
-    this.busy = true;
-    const rows = [this.ten, this.dm.images].map((images) => images.map((image) => Float64Array.from(image)));
-    const { verdict } = this.parts, after = this.steps, networks = [], right = [];
+    this.forget();
+    if (this.lesson) return this.occupy(null);
+    const lesson = this.teach([this.ten, this.dm.images].map((images) => images.map((image) => image.slice())));
+    this.occupy(lesson);
     let end = performance.now() + 10;
-    const rest = async (text) => {
-      if (performance.now() < end) return;
-      verdict.textContent = text;
+    for (const progress of lesson) {
+      if (performance.now() < end) continue;
+      this.parts.verdict.textContent = progress;
       do await nextFrame();
       while (!this.seen);
+      if (this.lesson !== lesson) return;
       end = performance.now() + 10;
-    };
+    }
+    this.occupy(null);
+    const [few, many] = this.right;
+    this.parts.verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads ${few}, `
+      + `that of ${ROWS[1]} after ${this.steps} steps ${many}.`;
+    this.parts.reading.hidden = false;
+    this.refresh(`${this.parts.verdict.textContent} ${this.example()}`);
+  }
+
+  // Two networks, the same at their start, each on one row; then test digits for both. Yields how far it is.
+  *teach(rows) {
+    this.networks = [];
+    this.right = [];
     for (const [i, images] of rows.entries()) {
       const random = generator(3), network = new ConvNet(RECIPE.width).resetParameters(random);
       const recipe = { ...RECIPE, augment: new SiameseAugment(AUGMENT) };
       for (const step of trainNetwork(network, images, [...images.keys()], recipe, random))
-        await rest(`${ROWS[i]}: step ${step} of ${recipe.steps}`);
-      let count = 0;
+        yield `${ROWS[i]}: step ${step} of ${recipe.steps}`;
+      let right = 0;
       for (const [c, images] of this.test.entries())
         for (const image of images) {
-          count += correct(network, image, c);
-          await rest(`${ROWS[i]}: reading`);
+          right += correct(network, image, c);
+          yield `${ROWS[i]}: reading`;
         }
-      networks.push(network);
-      right.push(count);
+      this.networks.push(network);
+      this.right.push(right);
     }
-    this.networks = networks;
-    verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads ${right[0]}, `
-      + `that of ${ROWS[1]} after ${after} steps ${right[1]}.`;
-    this.busy = false;
-    this.parts.reading.hidden = false;
-    this.refresh(`${verdict.textContent} ${this.example()}`);
   }
 
   // The pad: a drawing is read when the pen is lifted.

@@ -13,7 +13,7 @@ export function meanDistance(real, syn) {
 // be changed on the way.
 export class DMSteps {
   constructor(real, config, random) {
-    Object.assign(this, { real, config, random, iteration: 0, c: 0, loss: 0 });
+    Object.assign(this, { real, config, random, iteration: 0, loss: 0, pieces: this.iterations() });
     const start = {
       real: (pool) => Float64Array.from(choose(pool, 1, random)[0]),
       noise: (pool) => Float64Array.from(pool[0], () => normal(random)),
@@ -23,23 +23,26 @@ export class DMSteps {
     [this.seen, this.bySeen, this.gradient] = [1, 2, 3].map(() => new Float64Array(real[0][0].length));
   }
 
-  // One class of an iteration. The first draws the network; after the last, true is returned and `loss` is the sum.
+  // A piece of an iteration, as long as one image takes. After the last, true is returned and `loss` is of all classes.
   next() {
-    const { config, random, c } = this;
-    if (!c) {
-      if (this.network?.width !== config.width) this.network = new ConvNet(config.width);
-      this.network.resetParameters(random);
-      this.augment = new SiameseAugment(config.augment);
-      this.sum = 0;
+    return this.pieces.next().value;
+  }
+
+  *iterations() {
+    for (;;) {
+      if (this.network?.width !== this.config.width) this.network = new ConvNet(this.config.width);
+      this.network.resetParameters(this.random);
+      this.augment = new SiameseAugment(this.config.augment);
+      let loss = 0;
+      for (const [c, image] of this.images.entries()) {
+        loss += yield* this.match(c, this.draw(c));
+        const { lr_img: lr = 512 / this.network.embeddingDim, momentum } = this.config;
+        sgd(image, this.gradient, this.momentum[c], { lr, momentum });
+      }
+      this.loss = loss;
+      this.iteration++;
+      yield true;
     }
-    this.sum += this.match(c, this.draw(c));
-    const lr = config.lr_img ?? 512 / this.network.embeddingDim;
-    sgd(this.images[c], this.gradient, this.momentum[c], { lr, momentum: config.momentum });
-    this.c = (c + 1) % this.real.length;
-    if (this.c) return false;
-    this.loss = this.sum;
-    this.iteration++;
-    return true;
   }
 
   // A real batch of class c, and one augmentation ω.
@@ -49,13 +52,14 @@ export class DMSteps {
   }
 
   // The loss of class c, which is returned, and its gradient in the image, into `gradient`.
-  match(c, { batch, omega }) {
+  *match(c, { batch, omega }) {
     const { network, augment, seen } = this;
     const real = new Float64Array(network.embeddingDim), psi = new Float64Array(network.embeddingDim);
     augment.set(omega);
     for (const image of batch) {
       network.embed(augment.apply(image, seen), psi);
       for (let i = 0; i < psi.length; i++) real[i] += psi[i] / batch.length;
+      yield false;
     }
     network.embed(augment.apply(this.images[c], seen), psi);
     const byPsi = psi.map((value, i) => 2 * (value - real[i]));

@@ -14,12 +14,14 @@ const STYLE = `
   input { max-width: 100%; }
   button.act, select { font: inherit; color: inherit; background: transparent; border: 1px solid currentcolor;
     border-radius: .3rem; padding: .2rem .6rem; min-height: 2rem; max-width: 100%; cursor: pointer; }
+  button.act:disabled { opacity: .45; cursor: default; }
   button.act[aria-pressed=true] { box-shadow: inset 0 0 0 2px currentcolor; }
   #run { font-weight: bold; min-width: 7rem; }
   select option { color: ${INK}; background: #fff; }
   :focus-visible { outline: 3px solid ${css(BLUE)}; outline-offset: 2px; box-shadow: 0 0 0 2px #fff; }
   canvas { display: block; width: 100%; border-radius: .4rem; background: ${css(PAPER)}; }
   output { font-variant-numeric: tabular-nums; }
+  #answer { scroll-margin: 5rem; }
   .spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   [hidden] { display: none !important; }
 `;
@@ -38,7 +40,7 @@ export class Playground extends HTMLElement {
     );
     this.attachShadow({ mode: "open" }).innerHTML = `<style>${STYLE}</style>
       <div class="row" role="group" aria-label="Experiments">${replays.join("")}</div>
-      <p id="question"></p>${page}<p id="answer" hidden></p><div id="spoken" class="spoken" role="status"></div>`;
+      <p id="question"></p><p id="answer" hidden></p>${page}<div id="spoken" class="spoken" role="status"></div>`;
     this.parts = Object.fromEntries([...this.shadowRoot.querySelectorAll("[id]")].map((part) => [part.id, part]));
     this.shadowRoot.addEventListener("input", ({ target }) => this.turned(target));
     this.shadowRoot.addEventListener("click", ({ target }) => this.pressed(target.closest("button.act")));
@@ -78,9 +80,8 @@ export class Playground extends HTMLElement {
     this.refresh(button.dataset.preset ? this.choose(button.dataset.preset) : this.act(button.id));
   }
 
-  // So many steps, or until it is pressed again; and not out of sight.
+  // So many steps, or until an experiment's answer, or until it is pressed again; and not out of sight.
   async run(count) {
-    if (this.busy) return;
     if (this.loop) {
       this.running = false;
       return;
@@ -88,16 +89,19 @@ export class Playground extends HTMLElement {
     this.running = this.loop = true;
     this.parts.run.textContent = "Pause";
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const goal = this.steps + (count ?? (still ? this.constructor.leap : Infinity));
-    while (this.running && this.steps < goal) {
+    const last = this.steps + (count ?? (still ? this.constructor.leap : Infinity));
+    const { preset } = this, due = preset && this.steps < preset.after ? preset.after : Infinity;
+    const goal = () => (this.preset === preset ? Math.min(last, due) : last);
+    while (this.running && this.steps < goal()) {
       await nextFrame();
-      if (this.running) this.work(still ? 10 : this.constructor.budget, goal);
+      if (this.running) this.work(still ? 10 : this.constructor.budget, goal());
       if (still) this.parts.steps.textContent = this.steps;
       else this.show();
     }
     this.running = this.loop = false;
     this.parts.run.textContent = this.constructor.verb;
     this.refresh();
+    if (this.preset === preset && this.steps === due) this.parts.answer.scrollIntoView({ block: "nearest" });
   }
 
   work(milliseconds, goal) {
@@ -124,11 +128,12 @@ export class Playground extends HTMLElement {
   }
 }
 
-// Curves over steps: the present one in orange, those before it pale, and a dashed line that means something.
+// Curves over steps: the present one in orange, those before it pale, as far as they are on its axes, and a dashed line
+// that means something.
 export function plot(canvas, curves, { log, line, from, to }) {
   const pen = canvas.getContext("2d"), { width, height } = canvas, pad = 4;
   const scale = log ? Math.log : (value) => value;
-  const most = Math.max(300, ...curves.map((curve) => curve.length - 1));
+  const most = Math.max(300, curves.at(-1).length - 1);
   const across = (step) => pad + ((width - 2 * pad) * step) / most;
   const up = (value) => height - pad - ((height - 2 * pad) * (scale(value) - scale(from))) / (scale(to) - scale(from));
   pen.clearRect(0, 0, width, height);
@@ -136,7 +141,7 @@ export function plot(canvas, curves, { log, line, from, to }) {
     pen.strokeStyle = color;
     pen.beginPath();
     curve.forEach((value, step) => {
-      pen.lineTo(across(step), up(Math.min(to, Math.max(from, value))));
+      pen.lineTo(across(step), up(value));
     });
     pen.stroke();
   };

@@ -10,6 +10,9 @@ const REACH = 3.6; // of the picture, either way
 const GRID = 49; // places of the witness along a side
 const SIZE = 600; // pixels of the picture
 const TOP = 0.12; // where colours end, unless the witness goes further
+// Pixels of the picture, from its left and from its top
+const across = (x) => (SIZE * (x / REACH + 1)) / 2;
+const down = (y) => (SIZE * (1 - y / REACH)) / 2;
 const clamp = (value) => Math.max(-REACH, Math.min(REACH, value));
 
 class Points extends Playground {
@@ -24,8 +27,9 @@ class Points extends Playground {
       seed: 1,
       after: 300,
       question: "Which of the sixteen points will go farthest? Choose one, then descend.",
-      answer: "Each point climbed towards blue, cloud that no point stood for, and away from orange, a crowd of points."
-        + " Little colour is left, and the sixteen are worth about a hundred.",
+      answer: "Three of the crowd of four in the deepest orange. Blue draws a point, orange pushes it away. But the "
+        + "colours change as all move: one point ended where the first picture is deeper orange than where it began. "
+        + "Little colour is left, and the sixteen are worth about a hundred.",
     },
     narrow: {
       name: "Narrow kernel",
@@ -95,10 +99,12 @@ class Points extends Playground {
         <div class="row"><button class="act" type="button" id="run">Descend</button>
           <button class="act" type="button" id="once">One step</button>
           <button class="act" type="button" id="again">New points</button></div>
+        <p>After <output id="steps"></output> steps MMD² is <output id="value"></output>.<br>The judge says: these 16
+          are worth <b><output id="worth"></output></b> random points.</p>
         <small id="how">Drag a point, or tap it and then its place. Keys: arrows move it, with Shift farther; Page Up
           and Page Down go to another.</small>
         <small>Blue: cloud without points. Orange: points without cloud. Colours end at ±<output id="top"></output>.
-        </small>
+          Lines: the ways of the points.</small>
       </div>
       <div>
         <div class="row"><label>Cloud <select id="cloud"><option>moons</option><option>rings</option>
@@ -112,8 +118,6 @@ class Points extends Playground {
           <output id="featuresValue"></output></label></div>
         <div class="row"><label>Judge's h <input type="range" id="judge" min="-1" max="0.3" step="0.1">
           <output id="judgeValue"></output></label></div>
-        <p>After <output id="steps"></output> steps MMD² is <output id="value"></output>.<br>The judge says: these 16
-          are worth <b><output id="worth"></output></b> random points.</p>
         <canvas id="curve" width="600" height="150" role="img"></canvas>
         <small>Worth over steps, from 1 to 1,000; dashed: 16. Pale: before.</small>
       </div>
@@ -121,6 +125,8 @@ class Points extends Playground {
 
   build() {
     this.small = Object.assign(document.createElement("canvas"), { width: GRID, height: GRID });
+    this.ways = Object.assign(document.createElement("canvas"), { width: SIZE, height: SIZE }).getContext("2d");
+    this.ways.strokeStyle = INK;
     this.handles = Array.from({ length: M }, (_, i) => this.handle(i));
     this.parts.map.addEventListener("click", (event) => {
       if (this.selected == null) return;
@@ -143,6 +149,8 @@ class Points extends Playground {
   begin(start) {
     this.running = false;
     this.S = start;
+    this.start = start.slice();
+    this.ways.clearRect(0, 0, SIZE, SIZE);
     this.velocity = new Float64Array(2 * M);
     this.steps = 0;
     this.curves = [...this.curves.slice(-4), []];
@@ -190,10 +198,16 @@ class Points extends Playground {
 
   // `descend` of chapter 2, one step. A point that is held stays, and none leaves the picture.
   advance() {
-    const { S, velocity } = this, slopes = gradient(this.T, S, this.kernel);
+    const { S, velocity, ways } = this, slopes = gradient(this.T, S, this.kernel), before = S.slice();
     if (this.held != null) for (const part of [slopes, velocity]) part.fill(0, 2 * this.held, 2 * this.held + 2);
     sgd(S, slopes, velocity, { lr: 0.25 * M, momentum: 0.9 });
     for (let i = 0; i < S.length; i++) S[i] = clamp(S[i]);
+    ways.beginPath();
+    for (let i = 0; i < S.length; i += 2) {
+      ways.moveTo(across(before[i]), down(before[i + 1]));
+      ways.lineTo(across(S[i]), down(S[i + 1]));
+    }
+    ways.stroke();
     this.steps++;
     this.keep();
   }
@@ -217,12 +231,12 @@ class Points extends Playground {
     pen.drawImage(this.small, 0, 0, SIZE, SIZE);
     pen.fillStyle = INK;
     pen.globalAlpha = 0.5;
-    const [left, down] = [(x) => (x / REACH + 1) / 2, (y) => (1 - y / REACH) / 2];
-    for (let i = 0; i < 2 * N; i += 2) pen.fillRect(SIZE * left(this.T[i]) - 2, SIZE * down(this.T[i + 1]) - 2, 4, 4);
+    for (let i = 0; i < 2 * N; i += 2) pen.fillRect(across(this.T[i]) - 2, down(this.T[i + 1]) - 2, 4, 4);
     pen.globalAlpha = 1;
+    pen.drawImage(this.ways.canvas, 0, 0);
     this.handles.forEach((handle, i) => {
-      handle.style.left = `${100 * left(S[2 * i])}%`;
-      handle.style.top = `${100 * down(S[2 * i + 1])}%`;
+      handle.style.left = `${(100 * across(S[2 * i])) / SIZE}%`;
+      handle.style.top = `${(100 * down(S[2 * i + 1])) / SIZE}%`;
     });
     parts.top.textContent = top.toPrecision(2);
     parts.steps.textContent = this.steps;
@@ -238,8 +252,10 @@ class Points extends Playground {
       const [x, y] = [this.S[2 * i], this.S[2 * i + 1]].map((value) => value.toFixed(1));
       handle.setAttribute("aria-label", `point ${i + 1} at ${x}, ${y}`);
     });
+    const far = this.handles.map((_, i) => Math.hypot(...[0, 1].map((k) => this.S[2 * i + k] - this.start[2 * i + k])));
     parts.map.setAttribute("aria-label", `${N} points in ${parts.cloud.value}, sixteen that stand in for them, and the `
-      + "witness between the two as colours.");
+      + "witness between the two as colours."
+      + (this.steps ? ` Farthest from its start is point ${1 + far.indexOf(Math.max(...far))}.` : ""));
     parts.curve.setAttribute("aria-label", `What the sixteen points are worth, over ${this.steps} steps.`);
     return `After ${this.steps} steps MMD squared is ${parts.value.textContent}; by the judge the sixteen points are `
       + `worth ${parts.worth.textContent} random ones.`;
