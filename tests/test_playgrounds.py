@@ -596,7 +596,27 @@ def test_ten_digits_condense_and_teach(visit):
     assert rows.nth(0).locator("td").nth(1).inner_text() != "–"
 
 
-ENABLED = "[...it.shadowRoot.querySelectorAll('button:enabled')].map(one => one.textContent)"
+OBSERVED = """window.IntersectionObserver = class extends IntersectionObserver {
+    constructor(tell) { super(tell); window.tell = tell; }
+};"""
+
+
+def test_what_went_out_of_sight_and_came_back_at_once_goes_on(visit):
+    """A browser may report several changes in one go: the last is how things are."""
+    page = visit("digits")
+    page.add_init_script(OBSERVED)
+    page.reload()
+    page.locator("#judge").click()
+    wait(page, "digits", "it.parts.verdict.textContent.includes('step')")
+    page.evaluate("tell([{ isIntersecting: false }, { isIntersecting: true }])")
+    page.locator("#reading").wait_for()
+    page.locator("#run").click()
+    wait(page, "digits", "it.steps >= 2")
+    page.evaluate("tell([{ isIntersecting: true }, { isIntersecting: false }])")
+    wait(page, "digits", "!it.loop")
+
+
+ENABLED = "[...it.shadowRoot.querySelectorAll(':is(button, select):enabled')].map(one => one.textContent)"
 FOCUS = "it.shadowRoot.activeElement?.id"
 
 

@@ -44,8 +44,8 @@ export class Playground extends HTMLElement {
     this.parts = Object.fromEntries([...this.shadowRoot.querySelectorAll("[id]")].map((part) => [part.id, part]));
     this.shadowRoot.addEventListener("input", ({ target }) => this.turned(target));
     this.shadowRoot.addEventListener("click", ({ target }) => this.pressed(target.closest("button.act")));
-    new IntersectionObserver(([entry]) => {
-      this.seen = entry.isIntersecting;
+    new IntersectionObserver((entries) => {
+      this.seen = entries.at(-1).isIntersecting; // of several changes in one go the last
       if (!this.seen) this.running = false;
     }).observe(this);
     this.build();
