@@ -14,7 +14,7 @@ const STYLE = `
   input { max-width: 100%; }
   button.act, select { font: inherit; color: inherit; background: transparent; border: 1px solid currentcolor;
     border-radius: .3rem; padding: .2rem .6rem; min-height: 2rem; max-width: 100%; cursor: pointer; }
-  button.act:disabled { opacity: .45; cursor: default; }
+  :is(button.act, select):disabled { opacity: .45; cursor: default; }
   button.act[aria-pressed=true] { box-shadow: inset 0 0 0 2px currentcolor; }
   #run { font-weight: bold; min-width: 7rem; }
   select option { color: ${INK}; background: #fff; }
@@ -45,7 +45,7 @@ export class Playground extends HTMLElement {
     this.shadowRoot.addEventListener("input", ({ target }) => this.turned(target));
     this.shadowRoot.addEventListener("click", ({ target }) => this.pressed(target.closest("button.act")));
     new IntersectionObserver((entries) => {
-      this.seen = entries.at(-1).isIntersecting; // of several changes in one go the last
+      this.seen = entries.at(-1).isIntersecting;
       if (!this.seen) this.running = false;
     }).observe(this);
     this.build();
@@ -119,7 +119,7 @@ export class Playground extends HTMLElement {
     this.show();
     if (this.running) return;
     answer.hidden = !(this.preset && this.steps >= this.preset.after);
-    answer.textContent = answer.hidden ? "" : this.preset.answer;
+    answer.textContent = answer.hidden ? "" : `After ${this.preset.after} steps: ${this.preset.answer}`;
     const text = news ?? `${this.describe()} ${answer.textContent}`;
     clearTimeout(this.waiting);
     this.waiting = setTimeout(() => {

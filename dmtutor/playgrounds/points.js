@@ -27,19 +27,22 @@ class Points extends Playground {
       seed: 1,
       after: 300,
       question: "Which of the sixteen points will go farthest? Choose one, then descend.",
-      answer: "Three of the crowd of four in the deepest orange. Blue draws a point, orange pushes it away. But the "
-        + "colours change as all move: one point ended where the first picture is deeper orange than where it began. "
-        + "Little colour is left, and the sixteen are worth about a hundred.",
+      answer: "Farthest went the rightmost of the crowd of four in the deepest orange, down into the lower moon, then two "
+        + "others of the crowd. Blue draws a point, orange pushes it away. But the colours change as all move: one "
+        + "point ended where the first picture is deeper orange than where it began. Little colour is left, and the "
+        + "sixteen are worth about a hundred.",
     },
     narrow: {
       name: "Narrow kernel",
       dials: { cloud: "clusters", kernel: "one", bandwidth: -0.3, judge: -0.3 },
       seed: 1,
       after: 300,
-      question: "Shares of 50, 30 and 20 % would be 8, 5 and 3 points, but the clusters got 10, 4 and 2. Will points "
-        + "cross the gaps?",
-      answer: "None did: 10, 4 and 2 as before, and one of the ten was pushed out into the empty space. With h = 0.5 a "
-        + "cluster is hardly felt from the centre of another.",
+      question: "Shares of 50, 30 and 20 % would be 8, 5 and 3 points, but the clusters got 10, 4 and 2, counted by the "
+        + "nearest centre. Will points cross the gaps?",
+      answer: "Here none did: 10, 4 and 2 as before. One began between the clusters on the right, a little nearer to the "
+        + "lower, and went there; one of the ten was pushed out into the empty space. With h = 0.5 a cluster is hardly "
+        + "felt from the centre of another, but between them points choose: from 15 of 20 other starts (New points) the "
+        + "counts changed.",
     },
     wide: {
       name: "A wide one beside it",
@@ -47,7 +50,7 @@ class Points extends Playground {
       seed: 1,
       after: 300,
       question: "The same start, and a second kernel beside the first, four times as wide. And now?",
-      answer: "Now they crossed: 8, 5 and 3, and they are worth about twice what the narrow kernel made of them.",
+      answer: "Now two crossed: 8, 5 and 3, and the sixteen are worth about twice what the narrow kernel made of them.",
     },
     linear: {
       name: "Means alone",
@@ -56,17 +59,19 @@ class Points extends Playground {
       after: 300,
       question: "The linear kernel sees means. What shape will the points take?",
       answer: "The one they had: all sixteen moved by the same vector. The means agree, so MMD² is zero, up to "
-        + "rounding; to the judge, who sees more, they are worth no more than before.",
+        + "rounding. To this judge they are worth 13, at the start 16. To one with h = 2, who asks for less detail, 72, "
+        + "at the start 25.",
     },
     wave: {
       name: "Two features",
       dials: { cloud: "moons", kernel: "features", features: 1, judge: -0.3 },
       seed: 1,
       after: 300,
-      question: "One random frequency makes one cosine and one sine. Will MMD² fall to zero? Will the points go to "
-        + "the moons?",
-      answer: "MMD² is zero, up to rounding, and the points are worth no more than before: two features are one wave, "
-        + "and all that is matched is the mean of that wave.",
+      question: "One random frequency makes one cosine and one sine. The points begin on the moons. Will MMD² fall to "
+        + "zero? Will they stay on the moons?",
+      answer: "MMD² is zero, up to rounding, but not all stayed: one went far off, to the lower left. Two features are "
+        + "one wave, and all that is matched is the mean of that wave. To this judge the points are worth 16, as at the "
+        + "start; to one with h = 2, 34, at the start 25.",
     },
     judge: {
       name: "A closer judge",
@@ -100,11 +105,11 @@ class Points extends Playground {
           <button class="act" type="button" id="once">One step</button>
           <button class="act" type="button" id="again">New points</button></div>
         <p>After <output id="steps"></output> steps MMD² is <output id="value"></output>.<br>The judge says: these 16
-          are worth <b><output id="worth"></output></b> random points.</p>
+          are worth <b><output id="worth"></output></b> random points.<output id="counts"></output></p>
         <small id="how">Drag a point, or tap it and then its place. Keys: arrows move it, with Shift farther; Page Up
           and Page Down go to another.</small>
         <small>Blue: cloud without points. Orange: points without cloud. Colours end at ±<output id="top"></output>.
-          Lines: the ways of the points.</small>
+          Lines: the ways of the points, each from a hollow square.</small>
       </div>
       <div>
         <div class="row"><label>Cloud <select id="cloud"><option>moons</option><option>rings</option>
@@ -114,12 +119,12 @@ class Points extends Playground {
           <option value="linear">linear</option></select></label></div>
         <div class="row"><label id="ofBandwidth">Bandwidth h <input type="range" id="bandwidth" min="-1" max="0.6"
           step="0.1"><output id="bandwidthValue"></output></label>
-          <label id="ofFeatures">Features <input type="range" id="features" min="1" max="6" step="1">
+          <label id="ofFeatures">Features, h = 0.5 <input type="range" id="features" min="1" max="6" step="1">
           <output id="featuresValue"></output></label></div>
         <div class="row"><label>Judge's h <input type="range" id="judge" min="-1" max="0.3" step="0.1">
           <output id="judgeValue"></output></label></div>
         <canvas id="curve" width="600" height="150" role="img"></canvas>
-        <small>Worth over steps, from 1 to 1,000; dashed: 16. Pale: before.</small>
+        <small>Worth over steps, from 1 to 1,000; dashed: 16. Pale: before, by the same judge.</small>
       </div>
     </div>`;
 
@@ -151,6 +156,7 @@ class Points extends Playground {
     this.S = start;
     this.start = start.slice();
     this.ways.clearRect(0, 0, SIZE, SIZE);
+    this.select(null);
     this.velocity = new Float64Array(2 * M);
     this.steps = 0;
     this.curves = [...this.curves.slice(-4), []];
@@ -181,12 +187,13 @@ class Points extends Playground {
       this.ofT = this.onGrid(this.kernel(this.T));
     }
     this.worth = worth(this.cloud, judge);
-    if (dial) this.curves = [[]];
+    if (this.judge !== judge) this.curves = [[]]; // those of another judge go
+    this.judge = judge;
     this.keep();
   }
 
   keep() {
-    this.curves.at(-1).push(this.worth(this.S));
+    this.curves.at(-1)[this.steps] = this.worth(this.S);
   }
 
   act(name) {
@@ -204,6 +211,7 @@ class Points extends Playground {
     for (let i = 0; i < S.length; i++) S[i] = clamp(S[i]);
     ways.beginPath();
     for (let i = 0; i < S.length; i += 2) {
+      if (!this.steps) ways.strokeRect(across(before[i]) - 4, down(before[i + 1]) - 4, 8, 8);
       ways.moveTo(across(before[i]), down(before[i + 1]));
       ways.lineTo(across(S[i]), down(S[i + 1]));
     }
@@ -243,7 +251,19 @@ class Points extends Playground {
     const value = mmd2(this.T, S, this.kernel);
     parts.value.textContent = value < 1e-12 ? 0 : value.toPrecision(3); // what is below is rounding
     parts.worth.textContent = this.worth(S).toFixed(0);
+    parts.counts.textContent = this.cloud === clouds.clusters
+      ? ` Nearest to the centres of the 50, 30 and 20 %: ${this.counts().join(", ")} points.` : "";
     plot(parts.curve, this.curves, { log: true, line: M, from: 1, to: 1000 });
+  }
+
+  // Of the points, those nearest to each centre
+  counts() {
+    const { centres } = this.cloud, counts = Array(centres.length / 2).fill(0);
+    for (let i = 0; i < 2 * M; i += 2) {
+      const far = counts.map((_, k) => Math.hypot(this.S[i] - centres[2 * k], this.S[i + 1] - centres[2 * k + 1]));
+      counts[far.indexOf(Math.min(...far))]++;
+    }
+    return counts;
   }
 
   describe() {
@@ -258,7 +278,7 @@ class Points extends Playground {
       + (this.steps ? ` Farthest from its start is point ${1 + far.indexOf(Math.max(...far))}.` : ""));
     parts.curve.setAttribute("aria-label", `What the sixteen points are worth, over ${this.steps} steps.`);
     return `After ${this.steps} steps MMD squared is ${parts.value.textContent}; by the judge the sixteen points are `
-      + `worth ${parts.worth.textContent} random ones.`;
+      + `worth ${parts.worth.textContent} random ones.${parts.counts.textContent}`;
   }
 
   // One of the points: a button that is dragged, or tapped and then its place, or moved by keys.
@@ -300,6 +320,7 @@ class Points extends Playground {
     this.S[2 * i] = clamp(x);
     this.S[2 * i + 1] = clamp(y);
     this.velocity.fill(0, 2 * i, 2 * i + 2);
+    this.keep();
     this.show();
   }
 
