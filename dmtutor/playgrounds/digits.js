@@ -298,8 +298,9 @@ class Digits extends Playground {
       if (this.printed) this.wipe();
       drawing = true;
       pen.beginPath();
-      pen.moveTo(...place(event));
-      pen.lineTo(...place(event)); // a dot
+      const [x, y] = place(event);
+      pen.moveTo(x, y);
+      pen.lineTo(x + 0.1, y); // a dot
       pen.stroke();
     });
     ink.addEventListener("pointermove", (event) => {
