@@ -156,7 +156,7 @@ class IDMSteps(DMSteps):
     @functools.cached_property
     def pool(self):
         """Weights of networks, from a random one to one that was trained for ``pool_steps`` steps; on the CPU."""
-        with tqdm(total=self.config.pool, desc="pool", unit="network") as bar:
+        with tqdm(total=self.config.pool, desc="pool", unit="network", disable=not self.progress) as bar:
             return threads.each(self._trained, range(self.config.pool), self.real.images.device, done=bar.update)
 
     def _trained(self, k):
@@ -193,7 +193,7 @@ class IDMSteps(DMSteps):
 
     def state_dict(self):
         """The state of distribution matching, and the pool: to train it again would take a while."""
-        return {**super().state_dict(), "pool": self.pool if self.config.pool else []}
+        return {**super().state_dict(), "pool": vars(self).get("pool", [])}
 
     def load_state_dict(self, state):
         """As :meth:`DMSteps.load_state_dict`."""

@@ -91,6 +91,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     if history is not None:
         history = files.check_output(history, "history")
 
+    steps.progress = progress and first
     rows = History(history, steps.iteration) if history is not None and first else None
     images = len(train.classes) * steps.config.batch_real + sum(steps.ipc)  # in a step
     bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))

@@ -1,5 +1,6 @@
 """Several images in the place of one: a set stores few pixels and is seen as more images."""
 
+import functools
 from dataclasses import replace
 
 import torch
@@ -46,7 +47,7 @@ def enlarge(images, factor):
             [8., 8.]])
     """
     check_factor(factor, images.shape[2:])
-    up, across = (interpolation(side // factor, side).to(images) for side in images.shape[2:])
+    up, across = (interpolation(side // factor, side, images.dtype, images.device) for side in images.shape[2:])
     return up @ tiles(images, factor) @ across.T
 
 
@@ -143,6 +144,8 @@ def check_factor(factor, sides):
         raise ValueError(f"factor must divide the images' sides, {sides[0]} × {sides[1]}; got {factor}")
 
 
-def interpolation(small, large):
-    """U: the weights of linear interpolation, (large, small), float64."""
-    return F.interpolate(torch.eye(small, dtype=torch.float64)[None], size=large, mode="linear")[0].T
+@functools.cache  # one copy to a device, not one in every step
+def interpolation(small, large, dtype, device):
+    """U: the weights of linear interpolation, (large, small)."""
+    weights = F.interpolate(torch.eye(small, dtype=torch.float64)[None], size=large, mode="linear")[0].T
+    return weights.to(device, dtype)

@@ -202,6 +202,7 @@ class Steps:
         vars(self).update(changes, iteration=self.iteration + 1)
         return Step(self, loss)
 
+    progress = False  # whether a bar is shown for what a run does before its first step
     training = None  # how many networks a run trains before its first step, and by which recipe, on average
 
     def trial(self):

@@ -157,3 +157,21 @@ def test_time_is_told_without_training_the_pool(monkeypatch):
     assert planning.pool_seconds(make(pool=0, alpha=0)) == 0 == planning.pool_seconds(
         dm_steps(real_images(), config=DMConfig(ipc=1, width=4, depth=1), generator=seeded()))  # fmt: skip
     assert "pool" not in vars(steps)
+
+
+def test_stopped_while_the_pool_is_trained_there_is_nothing_to_save(tmp_path, monkeypatch):
+    """Least of all by training it once more."""
+    calls = []
+
+    def stops(self, k):
+        calls.append(k)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(IDMSteps, "_trained", stops)
+    with pytest.raises(KeyboardInterrupt):
+        condense(real_images(), "idm", **{**FIELDS, "ipc": 1, "iterations": 2}, progress=False,
+                 checkpoint=tmp_path / "run.pt")  # fmt: skip
+    assert calls == [0]
+    monkeypatch.undo()
+    assert condense(real_images(), "idm", **{**FIELDS, "ipc": 1, "iterations": 2}, progress=False,
+                    checkpoint=tmp_path / "run.pt").meta["iteration"] == 2  # fmt: skip

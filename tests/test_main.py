@@ -155,8 +155,8 @@ def test_help_names_every_command_and_default(capsys):
     assert "mnist5k" in out
     assert "--lr-img" in out
     words = " ".join(out.split())
-    for line in ("--width X Channels of each block of the network, see ConvNet [32]", "[dm: by the data]",
-                 "--lr-img X Step size on the pixels [dd: 0.1; dc, dsa, dm: by the data]"):  # fmt: skip
+    for line in ("--width X Channels of each block of the network, see ConvNet [32]", "[idm, dm: by the data]",
+                 "--lr-img X Step size on the pixels [dd: 0.1; dc, dsa, idm, dm: by the data]"):  # fmt: skip
         assert line in words
 
 
