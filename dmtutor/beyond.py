@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from . import threads
 from .checks import check_ipc_field, check_number, check_positive, fill
 from .decoding import check_factor, enlarge, random_tiles
-from .distribution_matching import DMConfig, DMSteps, mean_distance
+from .distribution_matching import DMConfig, DMSteps
 from .evaluation import Recipe, train_network
 from .randomness import keyed_generator
 from .steps import start
@@ -146,12 +146,14 @@ class IDMSteps(DMSteps):
 
     def distance(self, real, syn, labels):
         """That of the means, and the cross-entropy of what the network says of the synthetic images."""
-        distance = mean_distance(real, syn)
-        if not self.config.alpha:
-            return distance
+        distance = super().distance(real, syn, labels)
+        return distance + self.cross_entropy(syn, labels) if self.config.alpha else distance
+
+    def cross_entropy(self, syn, labels):
+        """α d' / 512 times the mean cross-entropy of each class: (k, M, d'), (k,) → (k,)."""
         logits = self.network.classifier(syn).flatten(0, 1)  # (k M, K)
         entropy = F.cross_entropy(logits, labels.repeat_interleave(syn.shape[1]), reduction="none")
-        return distance + self.config.alpha * syn.shape[2] / 512 * entropy.view(syn.shape[:2]).mean(1)
+        return self.config.alpha * syn.shape[2] / 512 * entropy.view(syn.shape[:2]).mean(1)
 
     @functools.cached_property
     def pool(self):

@@ -1,0 +1,129 @@
+"""Beyond distribution matching, rung by rung, on CIFAR-10: sets made in equal time, judged alike.
+
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
+
+PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
+networks' pool. ``condense`` makes three sets of one stored image per class for every rung of RUNGS whose name has all
+WORDs, in the order of the seeds; it saves its state in FOLDER once a minute and goes on from there. Iterations are such
+that a set takes about seven minutes of one core, the pool's training included. ``test`` scores them on the test
+images, and random images and random tiles beside them, with a judge that takes the same number of steps on every set.
+Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from cifar10 import split
+from store import FOLDER, Table, seeded
+
+from dmtutor import IDMConfig, Recipe, files, random_subset, random_tiles
+from dmtutor.beyond import IDMSteps
+from dmtutor.condensation import saved
+from dmtutor.mmd import Gaussian, mmd2
+from dmtutor.steps import start
+
+
+class KernelSteps(IDMSteps):
+    """A Gaussian kernel on the embeddings in place of their means; its h² is the real ones' mean squared distance."""
+
+    def distance(self, real, syn, labels):
+        squared = 2 * real.var(1).sum(-1)  # h² of each class
+        classes = zip(real, syn, squared, strict=True)
+        discrepancy = torch.stack([mmd2(r, s, kernel=Gaussian(float(h2) ** 0.5)) for r, s, h2 in classes])
+        return squared * discrepancy + self.cross_entropy(syn, labels)  # h² MMD² → ‖Δ‖² as h → ∞
+
+
+COMMON = {"ipc": 1, "batch_real": 16, "lr_img": 1.0, "width": 128, "depth": 3, "compile": True}
+POOL = {"pool": 5, "pool_steps": 200}
+RUNGS = {  # name: (the steps, changes to COMMON); iterations for seven core minutes
+    "DM": (IDMSteps, {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 0.25, "iterations": 2000}),
+    "+ decoding": (IDMSteps, {"pool": 0, "alpha": 0, "iterations": 1300}),
+    "+ trained networks": (IDMSteps, {**POOL, "alpha": 0, "iterations": 1000}),
+    "+ cross-entropy": (IDMSteps, {**POOL, "alpha": 10.0, "iterations": 1000}),
+    "+ kernel": (KernelSteps, {**POOL, "alpha": 10.0, "iterations": 1000}),
+}
+JUDGE = Recipe.reference(steps=400)
+
+
+def run_file(folder, name, seed):
+    return folder / f"beyond-{name.replace('+', '').replace(' ', '')}-{seed}.pt"
+
+
+def make(real, name, seed):
+    """The steps of a run, before the first."""
+    steps_type, changes = RUNGS[name]
+    return start(steps_type, IDMConfig, real, IDMConfig(**{**COMMON, **changes}), seeded(seed))
+
+
+def condense(real, name, seed, folder):
+    """Make one set; its state is saved once a minute, the seconds beside it."""
+    steps, path = make(real, name, seed), run_file(folder, name, seed)
+    run = {"state": steps.state_dict(), "losses": [], "seconds": 0.0}
+    if path.exists():
+        run = files.read(path, keys=run)
+        steps.load_state_dict(run["state"])
+    begin = time.process_time() - run["seconds"]
+
+    def save():
+        run["seconds"] = time.process_time() - begin
+        files.write({**run, "state": steps.state_dict()}, path)
+        print(f"{name}, seed {seed}: {steps.iteration} of {len(steps)}, {run['seconds']:.0f} s", flush=True)
+
+    if steps.config.pool and not run["losses"]:
+        steps.pool  # noqa: B018, to be saved with the state
+        save()
+    for step in saved(steps, save):
+        run["losses"].append(float(step.loss))
+
+
+def test(table, real, images, name, seed, folder):
+    """Score a set, or what it is held against, on the test images."""
+    key = {"experiment": "test", "rung": name, "ipc": COMMON["ipc"], "seed": seed}
+    judge = {"networks": 2, "recipe": JUDGE}
+    if name == "Random":
+        table.judge(key, random_subset(real, 1, generator=seeded(seed)), images, **judge)
+    elif name == "Random tiles":
+        table.judge(key, random_tiles(real, 1, generator=seeded(seed)), images, **judge)
+    else:
+        run = files.read(run_file(folder, name, seed), keys=("state", "seconds"))
+        steps = make(real, name, seed)
+        steps.load_state_dict(run["state"])
+        if steps.iteration < len(steps):
+            return
+        synthetic = steps.synthetic
+        if seed == 0:
+            stored = replace(synthetic, images=synthetic.images.half(), meta={**synthetic.meta, "name": "cifar10"})
+            stored.save(FOLDER / f"cifar10_beyond_{list(RUNGS).index(name)}.pt")
+        table.judge(key, synthetic, images, **judge, iterations=len(steps), seconds=round(run["seconds"]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("task", choices=("condense", "test"))
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    asked.runs.mkdir(exist_ok=True)
+    real, _, images = split(asked.data)
+    if asked.task == "test":
+        command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
+        table = Table("beyond", command=command, recipe=str(JUDGE))
+    for seed in asked.seeds:
+        for name in ("Random", "Random tiles", *RUNGS):
+            if not all(word in name for word in asked.words):
+                continue
+            if asked.task == "test":
+                test(table, real, images, name, seed, asked.runs)
+            elif name in RUNGS:
+                condense(real, name, seed, asked.runs)
+
+
+if __name__ == "__main__":
+    main()
