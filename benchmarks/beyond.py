@@ -2,13 +2,15 @@
 
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
+    python benchmarks/beyond.py digits
 
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
 networks' pool. ``condense`` makes three sets of one stored image per class for every rung of RUNGS whose name has all
 WORDs, in the order of the seeds; it saves its state in FOLDER once a minute and goes on from there. Iterations are such
 that a set takes about seven minutes of one core, the pool's training included. ``test`` scores them on the test
 images, and random images and random tiles beside them, with a judge that takes the same number of steps on every set.
-Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
+``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
+does the work.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import torch
 from cifar10 import split
 from store import FOLDER, Table, seeded
 
-from dmtutor import IDMConfig, Recipe, files, random_subset, random_tiles
+from dmtutor import IDMConfig, Recipe, files, idm_steps, load, random_subset, random_tiles
 from dmtutor.beyond import IDMSteps
 from dmtutor.condensation import saved
 from dmtutor.mmd import Gaussian, mmd2
@@ -45,6 +47,12 @@ RUNGS = {  # name: (the steps, changes to COMMON); iterations for seven core min
     "+ trained networks": (IDMSteps, {**POOL, "alpha": 0, "iterations": 1000}),
     "+ cross-entropy": (IDMSteps, {**POOL, "alpha": 10.0, "iterations": 1000}),
     "+ kernel": (KernelSteps, {**POOL, "alpha": 10.0, "iterations": 1000}),
+}
+DIGITS = {
+    "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
+    "+ decoding": {"pool": 0, "alpha": 0, "iterations": 200},
+    "+ trained networks": {"pool": 6, "pool_steps": 200, "alpha": 0, "iterations": 200},
+    "+ cross-entropy": {"pool": 6, "pool_steps": 200, "alpha": 10.0, "iterations": 200},
 }
 JUDGE = Recipe.reference(steps=400)
 
@@ -101,20 +109,44 @@ def test(table, real, images, name, seed, folder):
         table.judge(key, synthetic, images, **judge, iterations=len(steps), seconds=round(run["seconds"]))
 
 
+def digits(table):
+    """The first rungs on digits, one stored image per class: three sets each, all by the library's defaults."""
+    train, images = load("mnist5k")
+    judge = {"networks": 2, "recipe": Recipe()}
+    key = {"experiment": "digits", "ipc": 1}
+    sets = {
+        "Random": [random_subset(train, 1, generator=seeded(i)) for i in range(3)],
+        "Random tiles": [random_tiles(train, 1, generator=seeded(i)) for i in range(3)],
+    }
+    for name, fields in DIGITS.items():
+        begin = time.process_time()
+        sets[name] = [
+            idm_steps(train, config=IDMConfig(ipc=1, **fields), generator=seeded(i)).finish() for i in range(3)
+        ]
+        print(f"{name}: {(time.process_time() - begin) / 3:.0f} s a set", flush=True)
+    for name, made in sets.items():
+        table.judge({**key, "rung": name}, made, images, **judge)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("task", choices=("condense", "test"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("task", choices=("condense", "test", "digits"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.task != "condense":
+        command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
+        table = Table("beyond", command=command, recipes={"test": str(JUDGE), "digits": str(Recipe())})
+    if asked.task == "digits":
+        digits(table)
+        return
+    if not asked.data or not asked.runs:
+        parser.error("--data and --runs are required")
     asked.runs.mkdir(exist_ok=True)
     real, _, images = split(asked.data)
-    if asked.task == "test":
-        command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
-        table = Table("beyond", command=command, recipe=str(JUDGE))
     for seed in asked.seeds:
         for name in ("Random", "Random tiles", *RUNGS):
             if not all(word in name for word in asked.words):
