@@ -7,7 +7,7 @@
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
 networks' pool. ``condense`` makes three sets of one stored image per class for every rung of RUNGS whose name has all
 WORDs, in the order of the seeds; it saves its state in FOLDER once a minute and goes on from there. Iterations are such
-that a set takes about seven minutes of one core, the pool's training included. ``test`` scores them on the test
+that a set takes about five minutes of one core, the pool's training included. ``test`` scores them on the test
 images, and random images and random tiles beside them, with a judge that takes the same number of steps on every set.
 ``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
 does the work.
@@ -41,12 +41,12 @@ class KernelSteps(IDMSteps):
 
 COMMON = {"ipc": 1, "batch_real": 16, "lr_img": 1.0, "width": 128, "depth": 3, "compile": True}
 POOL = {"pool": 5, "pool_steps": 200}
-RUNGS = {  # name: (the steps, changes to COMMON); iterations for seven core minutes
-    "DM": (IDMSteps, {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 0.25, "iterations": 2000}),
-    "+ decoding": (IDMSteps, {"pool": 0, "alpha": 0, "iterations": 1300}),
-    "+ trained networks": (IDMSteps, {**POOL, "alpha": 0, "iterations": 1000}),
-    "+ cross-entropy": (IDMSteps, {**POOL, "alpha": 10.0, "iterations": 1000}),
-    "+ kernel": (KernelSteps, {**POOL, "alpha": 10.0, "iterations": 1000}),
+RUNGS = {  # name: (the steps, changes to COMMON); iterations for five core minutes
+    "DM": (IDMSteps, {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 0.25, "iterations": 1200}),
+    "+ decoding": (IDMSteps, {"pool": 0, "alpha": 0, "iterations": 800}),
+    "+ trained networks": (IDMSteps, {**POOL, "alpha": 0, "iterations": 550}),
+    "+ cross-entropy": (IDMSteps, {**POOL, "alpha": 10.0, "iterations": 550}),
+    "+ kernel": (KernelSteps, {**POOL, "alpha": 10.0, "iterations": 550}),
 }
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
