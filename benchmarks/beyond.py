@@ -54,6 +54,7 @@ DIGITS = {
     "+ trained networks": {"pool": 6, "pool_steps": 200, "alpha": 0, "iterations": 200},
     "+ cross-entropy": {"pool": 6, "pool_steps": 200, "alpha": 10.0, "iterations": 200},
 }
+FILES = {"+ decoding": "decoding", "+ trained networks": "trained", "+ cross-entropy": "idm"}
 JUDGE = Recipe.reference(steps=400)
 
 
@@ -103,10 +104,15 @@ def test(table, real, images, name, seed, folder):
         if steps.iteration < len(steps):
             return
         synthetic = steps.synthetic
-        if seed == 0:
-            stored = replace(synthetic, images=synthetic.images.half(), meta={**synthetic.meta, "name": "cifar10"})
-            stored.save(FOLDER / f"cifar10_beyond_{list(RUNGS).index(name)}.pt")
+        if seed == 0 and name in FILES:
+            keep(synthetic, "cifar10", name)
         table.judge(key, synthetic, images, **judge, iterations=len(steps), seconds=round(run["seconds"]))
+
+
+def keep(synthetic, data, name):
+    """Store a set of seed 0, in 16 bits."""
+    meta = {**synthetic.meta, "name": data, "seed": 0}
+    replace(synthetic, images=synthetic.images.half(), meta=meta).save(FOLDER / f"{data}_{FILES[name]}_1.pt")
 
 
 def digits(table):
@@ -124,6 +130,8 @@ def digits(table):
             idm_steps(train, config=IDMConfig(ipc=1, **fields), generator=seeded(i)).finish() for i in range(3)
         ]
         print(f"{name}: {(time.process_time() - begin) / 3:.0f} s a set", flush=True)
+        if name != "DM":
+            keep(sets[name][0], "mnist5k", name)
     for name, made in sets.items():
         table.judge({**key, "rung": name}, made, images, **judge)
 

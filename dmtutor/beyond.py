@@ -54,7 +54,7 @@ class IDMConfig(DMConfig):
     factor: int = 2
     pool: int = 10
     pool_steps: int = 600
-    alpha: float = 1.0
+    alpha: float = 10.0
 
     def __post_init__(self):
         check_positive("factor", self.factor)
