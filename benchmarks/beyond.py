@@ -22,7 +22,7 @@ import torch
 from cifar10 import split
 from store import FOLDER, Table, seeded
 
-from dmtutor import IDMConfig, Recipe, files, idm_steps, load, random_subset, random_tiles
+from dmtutor import IDMConfig, Recipe, files, idm_steps, load, random_subset, random_tiles, train_network
 from dmtutor.beyond import IDMSteps
 from dmtutor.condensation import saved
 from dmtutor.mmd import Gaussian, mmd2
@@ -134,6 +134,15 @@ def digits(table):
             keep(sets[name][0], "mnist5k", name)
     for name, made in sets.items():
         table.judge({**key, "rung": name}, made, images, **judge)
+    teacher = train_network(train, recipe=Recipe(steps=2000, lr=0.01), generator=seeded(100))
+    other_judges = {
+        "cutmix, twice as long": ({"recipe": Recipe(steps=1000, cutmix=0.5)}, None),
+        "a teacher's labels": ({"recipe": Recipe()}, teacher),
+    }
+    for other, (recipe, labels) in other_judges.items():
+        for name in ("Random", "Random tiles", "DM", "+ decoding"):
+            row = {**key, "experiment": "judges", "judge": other, "rung": name}
+            table.judge(row, sets[name], images, networks=2, teacher=labels, **recipe)
 
 
 def main():
