@@ -83,10 +83,20 @@ def condense(real, name, seed, folder):
         print(f"{name}, seed {seed}: {steps.iteration} of {len(steps)}, {run['seconds']:.0f} s", flush=True)
 
     if steps.config.pool and not run["losses"]:
-        steps.pool  # noqa: B018, to be saved with the state
+        pool = trained_pool(steps, seed, folder)
+        steps.pool, begin = pool["pool"], begin - pool["seconds"]
         save()
     for step in saved(steps, save):
         run["losses"].append(float(step.loss))
+
+
+def trained_pool(steps, seed, folder):
+    """The pool of all runs of this seed, which is the same, and the seconds that it took."""
+    path = folder / f"pool-{seed}.pt"
+    if not path.exists():
+        begin = time.process_time()
+        files.write({"pool": steps.pool, "seconds": time.process_time() - begin}, path)
+    return files.read(path, keys=("pool", "seconds"))
 
 
 def test(table, real, images, name, seed, folder):
