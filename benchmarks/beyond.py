@@ -3,14 +3,15 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
     python benchmarks/beyond.py digits
+    python benchmarks/beyond.py judges
 
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
 networks' pool. ``condense`` makes three sets of one stored image per class for every rung of RUNGS whose name has all
 WORDs, in the order of the seeds; it saves its state in FOLDER once a minute and goes on from there. Iterations are such
-that a set takes about five minutes of one core, the pool's training included. ``test`` scores them on the test
-images, and random images and random tiles beside them, with a judge that takes the same number of steps on every set.
-``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
-does the work.
+that a set takes about five minutes of one core, the pool's training included. ``test`` scores them on the test images,
+and random images and random tiles beside them, with a judge that takes the same number of steps on every set.
+``digits`` does both on digits, in some ten minutes; ``judges`` has other judges read such sets. Results go to
+dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
 import argparse
@@ -102,7 +103,7 @@ def trained_pool(steps, seed, folder):
 def test(table, real, images, name, seed, folder):
     """Score a set, or what it is held against, on the test images."""
     key = {"experiment": "test", "rung": name, "ipc": COMMON["ipc"], "seed": seed}
-    judge = {"networks": 2, "recipe": JUDGE}
+    judge = {"networks": 1, "recipe": JUDGE}  # a new set tells more than a second network
     if name == "Random":
         table.judge(key, random_subset(real, 1, generator=seeded(seed)), images, **judge)
     elif name == "Random tiles":
@@ -144,22 +145,32 @@ def digits(table):
             keep(sets[name][0], "mnist5k", name)
     for name, made in sets.items():
         table.judge({**key, "rung": name}, made, images, **judge)
+
+
+def judges(table):
+    """Other judges for digits: sets of three seeds each, as in `digits`."""
+    train, images = load("mnist5k")
+    sets = {"Random": [random_subset(train, 1, generator=seeded(i)) for i in range(3)],
+            "Random tiles": [random_tiles(train, 1, generator=seeded(i)) for i in range(3)]}  # fmt: skip
+    for name in ("DM", "+ decoding"):
+        config = IDMConfig(ipc=1, **DIGITS[name])
+        sets[name] = [idm_steps(train, config=config, generator=seeded(i)).finish() for i in range(3)]
     teacher = train_network(train, recipe=Recipe(steps=2000, lr=0.01), generator=seeded(100))
-    other_judges = {
-        "cutmix, twice as long": ({"recipe": Recipe(steps=1000, cutmix=0.5)}, None),
-        "a teacher's labels": ({"recipe": Recipe()}, teacher),
+    others = {
+        "cutmix, twice as long": {"recipe": Recipe(steps=1000, cutmix=0.5)},
+        "a teacher's labels": {"recipe": Recipe(), "teacher": teacher},
     }
-    for other, (recipe, labels) in other_judges.items():
-        for name in ("Random", "Random tiles", "DM", "+ decoding"):
-            row = {**key, "experiment": "judges", "judge": other, "rung": name}
-            table.judge(row, sets[name], images, networks=2, teacher=labels, **recipe)
+    for other, judge in others.items():
+        for name, made in sets.items():
+            key = {"experiment": "judges", "judge": other, "ipc": 1, "rung": name}
+            table.judge(key, made, images, networks=2, **judge)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "test", "digits"))
+    parser.add_argument("task", choices=("condense", "test", "digits", "judges"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     asked = parser.parse_args()
@@ -167,8 +178,8 @@ def main():
     if asked.task != "condense":
         command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
         table = Table("beyond", command=command, recipes={"test": str(JUDGE), "digits": str(Recipe())})
-    if asked.task == "digits":
-        digits(table)
+    if asked.task in ("digits", "judges"):
+        {"digits": digits, "judges": judges}[asked.task](table)
         return
     if not asked.data or not asked.runs:
         parser.error("--data and --runs are required")
