@@ -73,6 +73,18 @@ class IDMConfig(DMConfig):
         if self.alpha and not self.pool:
             raise ValueError(f"alpha must be 0 for pool=0: random networks tell no classes apart; got {self.alpha!r}")
 
+    @classmethod
+    def reference(cls, **changes):
+        """There is none: the published networks are trained further as the run goes on.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError("setting must be quick for idm: its published networks are trained as the run goes on, "
+                         "which is not written here")  # fmt: skip
+
 
 def idm_steps(real, *, config, generator, classes=None):
     r"""Distribution matching with the three ideas of its improved form, one step at a time.

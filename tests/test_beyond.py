@@ -132,6 +132,11 @@ def test_what_does_not_fit_is_refused_before_any_work(monkeypatch, fields, messa
     assert str(caught.value) == message
 
 
+def test_there_is_no_published_setting():
+    with pytest.raises(ValueError, match="setting must be quick for idm"):
+        IDMConfig.reference(ipc=1)
+
+
 def test_a_state_of_another_pool_is_refused():
     begun = make(iterations=4)
     next(begun)
