@@ -3,15 +3,14 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
     python benchmarks/beyond.py digits
-    python benchmarks/beyond.py judges
 
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
 networks' pool. ``condense`` makes three sets of one stored image per class for every rung of RUNGS whose name has all
 WORDs, in the order of the seeds; it saves its state in FOLDER once a minute and goes on from there. Iterations are such
 that a set takes about five minutes of one core, the pool's training included. ``test`` scores them on the test images,
 and random images and random tiles beside them, with a judge that takes the same number of steps on every set.
-``digits`` does both on digits, in some ten minutes; ``judges`` has other judges read such sets. Results go to
-dmtutor/results/beyond.json, row by row. One thread does the work.
+``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
+does the work.
 """
 
 import argparse
@@ -23,31 +22,16 @@ import torch
 from cifar10 import split
 from store import FOLDER, Table, seeded
 
-from dmtutor import IDMConfig, Recipe, files, idm_steps, load, random_subset, random_tiles, train_network
-from dmtutor.beyond import IDMSteps
+from dmtutor import IDMConfig, Recipe, files, idm_steps, load, random_subset, random_tiles
 from dmtutor.condensation import saved
-from dmtutor.mmd import Gaussian, mmd2
-from dmtutor.steps import start
-
-
-class KernelSteps(IDMSteps):
-    """A Gaussian kernel on the embeddings in place of their means; its h² is the real ones' mean squared distance."""
-
-    def distance(self, real, syn, labels):
-        squared = 2 * real.var(1).sum(-1)  # h² of each class
-        classes = zip(real, syn, squared, strict=True)
-        discrepancy = torch.stack([mmd2(r, s, kernel=Gaussian(float(h2) ** 0.5)) for r, s, h2 in classes])
-        return squared * discrepancy + self.cross_entropy(syn, labels)  # h² MMD² → ‖Δ‖² as h → ∞
-
 
 COMMON = {"ipc": 1, "batch_real": 16, "lr_img": 1.0, "width": 128, "depth": 3, "compile": True}
 POOL = {"pool": 5, "pool_steps": 200}
-RUNGS = {  # name: (the steps, changes to COMMON); iterations for five core minutes
-    "DM": (IDMSteps, {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 0.25, "iterations": 1200}),
-    "+ decoding": (IDMSteps, {"pool": 0, "alpha": 0, "iterations": 800}),
-    "+ trained networks": (IDMSteps, {**POOL, "alpha": 0, "iterations": 550}),
-    "+ cross-entropy": (IDMSteps, {**POOL, "alpha": 10.0, "iterations": 550}),
-    "+ kernel": (KernelSteps, {**POOL, "alpha": 10.0, "iterations": 550}),
+RUNGS = {  # changes to COMMON; iterations for five core minutes
+    "DM": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 0.25, "iterations": 1200},
+    "+ decoding": {"pool": 0, "alpha": 0, "iterations": 800},
+    "+ trained networks": {**POOL, "alpha": 0, "iterations": 550},
+    "+ cross-entropy": {**POOL, "alpha": 10.0, "iterations": 550},
 }
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
@@ -65,8 +49,7 @@ def run_file(folder, name, seed):
 
 def make(real, name, seed):
     """The steps of a run, before the first."""
-    steps_type, changes = RUNGS[name]
-    return start(steps_type, IDMConfig, real, IDMConfig(**{**COMMON, **changes}), seeded(seed))
+    return idm_steps(real, config=IDMConfig(**{**COMMON, **RUNGS[name]}), generator=seeded(seed))
 
 
 def condense(real, name, seed, folder):
@@ -147,30 +130,11 @@ def digits(table):
         table.judge({**key, "rung": name}, made, images, **judge)
 
 
-def judges(table):
-    """Other judges for digits: sets of three seeds each, as in `digits`."""
-    train, images = load("mnist5k")
-    sets = {"Random": [random_subset(train, 1, generator=seeded(i)) for i in range(3)],
-            "Random tiles": [random_tiles(train, 1, generator=seeded(i)) for i in range(3)]}  # fmt: skip
-    for name in ("DM", "+ decoding"):
-        config = IDMConfig(ipc=1, **DIGITS[name])
-        sets[name] = [idm_steps(train, config=config, generator=seeded(i)).finish() for i in range(3)]
-    teacher = train_network(train, recipe=Recipe(steps=2000, lr=0.01), generator=seeded(100))
-    others = {
-        "cutmix, twice as long": {"recipe": Recipe(steps=1000, cutmix=0.5)},
-        "a teacher's labels": {"recipe": Recipe(), "teacher": teacher},
-    }
-    for other, judge in others.items():
-        for name, made in sets.items():
-            key = {"experiment": "judges", "judge": other, "ipc": 1, "rung": name}
-            table.judge(key, made, images, networks=2, **judge)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "test", "digits", "judges"))
+    parser.add_argument("task", choices=("condense", "test", "digits"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     asked = parser.parse_args()
@@ -178,8 +142,8 @@ def main():
     if asked.task != "condense":
         command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
         table = Table("beyond", command=command, recipes={"test": str(JUDGE), "digits": str(Recipe())})
-    if asked.task in ("digits", "judges"):
-        {"digits": digits, "judges": judges}[asked.task](table)
+    if asked.task == "digits":
+        digits(table)
         return
     if not asked.data or not asked.runs:
         parser.error("--data and --runs are required")
