@@ -52,10 +52,11 @@ class Table:
         """The first row with these values, or None."""
         return next((row for row in self.rows if all(row.get(k) == v for k, v in key.items())), None)
 
-    def judge(self, key, sets, images, *, networks, recipe, **more):
+    def judge(self, key, sets, images, *, networks, recipe, teacher=None, **more):
         """Score sets, unless this row is there, and add it: the same luck for all, see `dmtutor.evaluate`."""
         if self.find(**key) is None:
-            accuracies = evaluate(sets, images, networks=networks, recipe=recipe, generator=seeded(0))
+            judge = {"networks": networks, "recipe": recipe, "teacher": teacher, "generator": seeded(0)}
+            accuracies = evaluate(sets, images, **judge)
             self.add({**key, **more, "accuracies": results.pack(accuracies)})
             print(f"{key}: {accuracies}", flush=True)
 

@@ -2,9 +2,11 @@
 
 from ._version import __version__
 from .augmentation import SiameseAugment
+from .beyond import IDMConfig, idm_steps
 from .condensation import condense
 from .coresets import herding, k_center, random_subset
 from .data import LabeledImages, from_arrays, from_dataset, load
+from .decoding import decode, random_tiles
 from .distribution_matching import DMConfig, dm_steps, mean_distance
 from .evaluation import Accuracies, Recipe, evaluate, train_network
 from .exchange import export, load_exported, load_published
@@ -20,6 +22,7 @@ __all__ = [
     "DDConfig",
     "DMConfig",
     "DSAConfig",
+    "IDMConfig",
     "LabeledImages",
     "Recipe",
     "SiameseAugment",
@@ -27,12 +30,14 @@ __all__ = [
     "condense",
     "dc_steps",
     "dd_steps",
+    "decode",
     "dm_steps",
     "evaluate",
     "export",
     "from_arrays",
     "from_dataset",
     "herding",
+    "idm_steps",
     "k_center",
     "keyed_generator",
     "load",
@@ -40,6 +45,7 @@ __all__ = [
     "load_published",
     "mean_distance",
     "random_subset",
+    "random_tiles",
     "root_seed",
     "train_network",
 ]

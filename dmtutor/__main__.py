@@ -2,11 +2,12 @@
 
 import argparse
 import inspect
+import math
 import os
 import re
 import sys
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 
@@ -16,6 +17,7 @@ from .checks import check_device, check_positive, check_seed
 from .condensation import METHODS, begin, condense, load_run
 from .coresets import random_subset
 from .data import NAMES, LabeledImages, load
+from .decoding import random_tiles
 from .evaluation import Recipe, evaluate
 from .exchange import check_export, export, load_exported
 from .networks import MODELS, default_depth
@@ -304,29 +306,33 @@ def _recipe(parsed, test):
     return RECIPES[parsed.recipe](model=parsed.model, **depth)
 
 
-def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0):
+def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1):
     """Say in one line what was read, what will be done, and how long it will take.
 
     ``left`` steps of all runs together are still to be taken.
     """
     resized = "" if not parsed.size else f" (others {'between bars' if parsed.resize == 'pad' else 'cut to fit'})"
+    if steps:
+        factor = getattr(steps.config, "factor", 1)
     parts = [f"read {planning.what_was_read(train, test)}{resized}"]
     if parsed.evaluate:
         judges = (sets + parsed.random_sets + parsed.whole) * parsed.networks
         judging = 0.0
         if sharding.rank() == 0:
             some = _random(train, ipc, 0)
+            some = replace(some, meta={**some.meta, "factor": factor})
             device = parsed.device or train.images.device
             judging = planning.judge_seconds(some.to(device), test.to(device), recipe, judges)
         sharding.agree(None)  # the other processes wait
     if steps:
         config = steps.config
         done = len(steps) * sets - left
+        pool = planning.pool_seconds(steps)
         parts.append(
             f"{parsed.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(ipc)}: {len(steps)} steps"
             f"{' each' if sets > 1 else ''}{f', {done} of them done' if done else ''}, augmentation {config.augment}, "
             f"network of depth {config.depth} and width {config.width}, "
-            f"about {planning.about(left * planning.step_seconds(steps))}"
+            f"about {planning.about(left * planning.step_seconds(steps) + math.ceil(left / len(steps)) * pool)}"
         )
     if parsed.evaluate:
         network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
@@ -356,7 +362,8 @@ def _evaluate(parsed):
     recipe.check(test.images)
     for data in sets:
         SiameseAugment(data.meta.get("augment", "none"))  # raises a ValueError for one that is unknown
-    _plan(parsed, train, test, recipe, len(sets), first.counts.tolist())
+    factor = first.meta.get("factor", 1)
+    _plan(parsed, train, test, recipe, len(sets), first.counts.tolist(), factor=factor)
     _compare(parsed, [data.normalized_like(first) for data in sets], train, test, recipe)
 
 
@@ -394,6 +401,9 @@ def _compare(parsed, sets, train, test, recipe):
     most = torch.stack([data.counts for data in sets]).max(0).values.tolist()
     randoms = [_random(train, most, parsed.seed + i) for i in range(parsed.random_sets)]
     compared = {"condensed": sets, "random": randoms}
+    factor = max(data.meta.get("factor", 1) for data in sets)
+    if factor > 1:
+        compared["tiles"] = [_random_tiles(train, most, factor, parsed.seed + i) for i in range(parsed.random_sets)]
     if parsed.whole:
         compared["whole set"] = [train]
     for name, group in compared.items():
@@ -408,6 +418,12 @@ def _random(train, ipc, seed):
     """As many random images of each class, or all that there are: sets that began as noise may have more."""
     ipc = tuple(min(n, have) for n, have in zip(ipc, train.counts.tolist(), strict=True))
     return random_subset(train, ipc, generator=torch.Generator().manual_seed(seed))
+
+
+def _random_tiles(train, ipc, factor, seed):
+    """Random images, factor² in the pixels of one, or as many as there are."""
+    ipc = tuple(max(1, min(n, have // factor**2)) for n, have in zip(ipc, train.counts.tolist(), strict=True))
+    return random_tiles(train, ipc, factor=factor, generator=torch.Generator().manual_seed(seed))
 
 
 def _by_class(result):

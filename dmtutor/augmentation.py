@@ -112,6 +112,51 @@ class Draws:
         return list(map(Draws, self.operation.split(1), self.u.split(1)))
 
 
+def cutmix(images, targets, *, generator):
+    r"""Put the same rectangle of other images of a batch into each, and mix the labels by its area.
+
+    .. math:: \tilde x = M \odot x + (1 - M) \odot x', \qquad \tilde y = \bar M y + (1 - \bar M) y'
+
+    M is 0 in a rectangle with sides :math:`\sqrt{1 - \lambda}` times those of the image, :math:`\lambda` uniform in
+    [0, 1], centred anywhere, cut at the edge; :math:`\bar M` is the mean of M.
+
+    Parameters
+    ----------
+    images : Tensor, (n, C, H, W)
+    targets : Tensor, (n, K)
+        Probabilities of the classes.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    images : Tensor, (n, C, H, W)
+    targets : Tensor, (n, K)
+
+    References
+    ----------
+    Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019.
+
+    Examples
+    --------
+    >>> x, y = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8), torch.eye(2)
+    >>> mixed, labels = cutmix(x, y, generator=torch.Generator().manual_seed(0))
+    >>> bool((mixed.mean((1, 2, 3)) == labels[:, 1]).all())
+    True
+    """
+    check_generator(generator)
+    share, *centre = torch.rand(3, generator=generator).tolist()
+    mask = torch.ones(images.shape[2:], device=images.device)
+    place = []
+    for side, c in zip(images.shape[2:], centre, strict=True):
+        half = side * math.sqrt(1 - share) / 2
+        place.append(slice(max(0, round(c * side - half)), round(c * side + half)))
+    mask[tuple(place)] = 0
+    other = torch.randperm(len(images), generator=generator).to(images.device)
+    mixed = torch.where(mask.bool(), images, images[other])
+    return mixed, targets.lerp(targets[other], float(1 - mask.mean()))
+
+
 class SiameseAugment:
     r"""The augmentation :math:`A(x, \omega)` of DSA: one random operation, with parameters that can be shared.
 

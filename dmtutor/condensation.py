@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import files, sharding
+from .beyond import IDMConfig, idm_steps
 from .checks import check_seed
 from .data import check_set
 from .distribution_matching import DMConfig, dm_steps
@@ -20,6 +21,7 @@ METHODS = {
     "dd": (DDConfig, dd_steps),
     "dc": (DCConfig, dc_steps),
     "dsa": (DSAConfig, dc_steps),
+    "idm": (IDMConfig, idm_steps),
     "dm": (DMConfig, dm_steps),
 }
 
@@ -31,8 +33,9 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     Parameters
     ----------
     train : LabeledImages
-    method : {"dm", "dsa", "dc", "dd"}
-        Distribution matching, gradient matching with Siamese augmentation and without, or dataset distillation.
+    method : {"dm", "idm", "dsa", "dc", "dd"}
+        Distribution matching, its improved form, gradient matching with Siamese augmentation and without, or dataset
+        distillation.
     ipc : int or tuple of int
         Images per class, or of each class in order. Where they start as real ones, an integer is at most what a class
         has, with a warning.
@@ -50,8 +53,8 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     history : path, optional
         Write a table to this CSV file as the run goes on: iteration, loss and seconds of every tenth step.
     **config_fields
-        Other fields of the method's configuration: :class:`DMConfig`, :class:`DSAConfig`, :class:`DCConfig`,
-        :class:`DDConfig`.
+        Other fields of the method's configuration: :class:`DMConfig`, :class:`IDMConfig`, :class:`DSAConfig`,
+        :class:`DCConfig`, :class:`DDConfig`.
 
     Returns
     -------
@@ -88,6 +91,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     if history is not None:
         history = files.check_output(history, "history")
 
+    steps.progress = progress and first
     rows = History(history, steps.iteration) if history is not None and first else None
     images = len(train.classes) * steps.config.batch_real + sum(steps.ipc)  # in a step
     bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
@@ -128,8 +132,8 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
     config = config_type(ipc=ipc, **config_fields)
     options = {}
     if sharding.processes() > 1:
-        if method != "dm":
-            raise ValueError(f"method must be dm where processes share the work; got {method!r}")
+        if method not in ("dm", "idm"):
+            raise ValueError(f"method must be dm or idm where processes share the work; got {method!r}")
         options["classes"] = sharding.share(len(train.classes))
     return make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed), **options)
 

@@ -96,6 +96,7 @@ class LabeledImages(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
+        self._check_decoded()
         return self.images[index], self.labels[index]
 
     def __repr__(self):
@@ -213,7 +214,12 @@ class LabeledImages(torch.utils.data.Dataset):
         >>> torch.allclose(image, data.images[5], atol=1e-6), label
         (True, 1)
         """
+        self._check_decoded()
         return _Pixels(self, transform)
+
+    def _check_decoded(self):
+        if self.meta.get("factor", 1) > 1:
+            raise ValueError("these images hold several each: take decode(data), which has them one by one")
 
     def save(self, path):
         """Write the set to one file, whole or not at all; the same set gives the same bytes.

@@ -214,9 +214,9 @@ class DMSteps(Steps):
     """The iterator that :func:`~dmtutor.dm_steps` returns. Its state is (configuration, root, iteration, pixels,
     momentum), and the running average if there is one.
 
-    Another method of the family replaces one of four short members: :meth:`draw_weights`, :meth:`decode`,
-    :meth:`view`, :meth:`distance`. Blocks, parts of the classes, threads and processes, resuming and equal bits are the
-    engine's, and hold for all of them.
+    Another method of the family replaces one of five short members: :meth:`first_images`, :meth:`draw_weights`,
+    :meth:`decode`, :meth:`view`, :meth:`distance`. Blocks, parts of the classes, threads and processes, resuming and
+    equal bits are the engine's, and hold for all of them.
     """
 
     def __init__(self, real, config, root, classes=None):
@@ -263,7 +263,7 @@ class DMSteps(Steps):
         """ψ for blocks of the sizes that every class has, translated; for others as it is, so nothing is translated
         twice."""
         batch, block = self.config.batch_real, self.config.block
-        parts = {*self.ipc, batch}
+        parts = {*(n * len(self.decode(self.images[:1])) for n in self.ipc), batch}
         block = {"class": max(parts), "all": None}.get(block, block)
         sizes = {min(n, block) for n in parts} | {n % block for n in parts} if block else None
         torch.compiler.reset()  # torch keeps few translations of a function: make room

@@ -11,7 +11,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from . import threads
-from .augmentation import SiameseAugment
+from .augmentation import SiameseAugment, cutmix
 from .checks import (
     check_fraction,
     check_generator,
@@ -22,6 +22,7 @@ from .checks import (
     fill,
 )
 from .data import LabeledImages, batches, check_set
+from .decoding import decode
 from .memory import keep_freed_memory
 from .networks import MODELS, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
@@ -43,6 +44,8 @@ class Recipe:
     batch_size : int
     augment : str, optional
         One random operation per batch, with parameters of its own for every image; the set's own strategy if None.
+    cutmix : float
+        Probability, in [0, 1], with which a batch gets a rectangle of other images, and their share of its labels.
     model : {"convnet", "lenet", "mlp", "alexnet", "vgg11", "resnet18"}
         The network that is trained: :class:`~dmtutor.ConvNet`, or another of :mod:`dmtutor.networks`, to ask whether a
         set that was made with one network teaches others.
@@ -66,6 +69,7 @@ class Recipe:
     weight_decay: float = 5e-4
     batch_size: int = 32
     augment: str | None = None
+    cutmix: float = 0.0
     model: str = "convnet"
     width: int | None = None
     depth: int = 3
@@ -86,6 +90,9 @@ class Recipe:
             raise ValueError(f"weight_decay must not be negative; got {self.weight_decay!r}")
         if self.augment is not None:
             SiameseAugment(self.augment)
+        check_number("cutmix", self.cutmix)
+        if not 0 <= self.cutmix <= 1:
+            raise ValueError(f"cutmix must be in [0, 1]; got {self.cutmix!r}")
         check_one_of("model", self.model, tuple(MODELS))
         others = {} if self.model == "convnet" else {"depth": 3, "activation": "relu", "pooling": "avg"}
         for name, default in others.items():
@@ -144,17 +151,20 @@ class Recipe:
 
 
 @threads.one()
-def train_network(train, *, recipe=None, generator):
+def train_network(train, *, recipe=None, generator, teacher=None):
     """Train one network from scratch.
 
     Parameters
     ----------
     train : LabeledImages
-        The set, real or synthetic.
+        The set, real or synthetic; stored images are decoded, see :func:`~dmtutor.decode`.
     recipe : Recipe, optional
         By the images' size if left out, see :meth:`Recipe.of`.
     generator : torch.Generator
         On the CPU; draws weights, order and augmentation.
+    teacher : torch.nn.Module, optional
+        A trained network in evaluation mode: its probabilities for the images, before they are augmented, stand in the
+        place of their labels.
 
     Returns
     -------
@@ -171,7 +181,9 @@ def train_network(train, *, recipe=None, generator):
     """
     recipe = recipe or Recipe.of(train.images)
     check_generator(generator)
+    train = decode(train)
     augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
+    targets = train.labels if teacher is None else soft_labels(teacher, train)
     network = recipe.network(train.images, len(train.classes), generator=generator)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -181,8 +193,11 @@ def train_network(train, *, recipe=None, generator):
     for rows in islice(batches(len(train), recipe.batch_size, generator), steps):
         rows = rows.to(train.labels.device)
         omega = augment.sample(len(rows), generator=generator, same_operation=True)
-        logits = network(augment.apply(train.images[rows], omega))
-        loss = F.cross_entropy(logits, train.labels[rows])
+        images, wanted = augment.apply(train.images[rows], omega), targets[rows]
+        if recipe.cutmix and torch.rand((), generator=generator) < recipe.cutmix:
+            one_hot = wanted if teacher is not None else F.one_hot(wanted, len(train.classes)).to(images)
+            images, wanted = cutmix(images, one_hot, generator=generator)
+        loss = F.cross_entropy(network(images), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -204,7 +219,13 @@ def predict(network, test, *, block=100):
     return torch.cat([network(images).argmax(1) for images in test.images.split(block)]).cpu()
 
 
-def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
+@torch.no_grad()
+def soft_labels(network, data, *, block=100):
+    """The probabilities that a network gives the classes in each image: Tensor, (n, K), where the images are."""
+    return torch.cat([network(images).softmax(1) for images in data.images.split(block)])
+
+
+def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, progress=False):
     r"""Train ``networks`` networks from scratch on each set and score them on real images.
 
     .. math:: y_{ij} = \mu + a_i + e_{ij}, \qquad i = 1 \dots I \text{ sets}, \; j = 1 \dots J \text{ networks}
@@ -224,6 +245,8 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
         By the images' size if left out, see :meth:`Recipe.of`.
     generator : torch.Generator
         Gives the root of all draws, once. Use the same seed for methods that are compared.
+    teacher : torch.nn.Module, optional
+        Labels all sets: see :func:`train_network`.
     progress : bool
         Show a progress bar over the networks.
 
@@ -274,7 +297,8 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, progress=False):
 
     def judge(part):
         i, j = part
-        return predict(train_network(sets[i], recipe=recipe, generator=keyed_generator(root, "train", j)), test)
+        draws = keyed_generator(root, "train", j)
+        return predict(train_network(sets[i], recipe=recipe, generator=draws, teacher=teacher), test)
 
     parts = list(product(range(len(sets)), range(networks)))
     with tqdm(total=len(parts), desc="evaluate", unit="network", disable=not progress) as bar:

@@ -12,6 +12,7 @@ import torch
 
 from . import files
 from .data import LabeledImages
+from .decoding import decode
 
 KNOWN = ".npz, .safetensors or .pt"
 TENSORS = ("images", "labels", "mean", "std")
@@ -102,7 +103,8 @@ def export(data, path):
         ``data.meta["name"]``, or if it has none of this name, as they are here: then its ``get_dataset`` must use this
         set's mean and std.
 
-    Folders and ``name.pt`` hold the images sorted by class.
+    Folders and ``name.pt`` hold the images sorted by class. Images that hold several each are written decoded, see
+    :func:`~dmtutor.decode`.
 
     Parameters
     ----------
@@ -139,7 +141,7 @@ def export(data, path):
 pixels), the others by 0.002 at most
     """
     path = check_export(path)
-    data = data.to("cpu")
+    data = decode(data.to("cpu"))
     if not torch.isfinite(data.images[:]).all():
         raise ValueError("data must hold no NaN or infinite pixels")
     sort, write, _ = FORMATS[path.suffix]

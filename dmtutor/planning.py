@@ -1,13 +1,13 @@
 """What a run will do and how long it will take, said before it starts: measured on a few of its own steps."""
 
 import math
-from copy import copy
 from dataclasses import replace
 from time import perf_counter
 
 import torch
 
 from . import sharding, threads
+from .decoding import decode
 from .evaluation import correctness, train_network
 
 ENOUGH = 1.0  # seconds of measuring after which no further step is taken
@@ -28,7 +28,7 @@ def step_seconds(steps):
     float
         Where processes share the work, of the slowest.
     """
-    trial = copy(steps)  # a step makes new tensors and changes none
+    trial = steps.trial()
     places = [i * (len(steps) - 1) // 4 for i in range(5)]
     spent = []  # the first one warms up, and does not count
     while len(spent) < 2 or (len(spent) <= 20 and sum(spent[1:]) < ENOUGH):
@@ -37,6 +37,23 @@ def step_seconds(steps):
         float(next(trial).loss)
         spent.append(perf_counter() - start)
     return max(sharding.gather(torch.tensor([sum(spent[1:]) / (len(spent) - 1)])).tolist())
+
+
+def pool_seconds(steps):
+    """Seconds that it takes to train the networks that a run draws from; 0 for methods that train none before a step.
+
+    Parameters
+    ----------
+    steps : Steps
+
+    Returns
+    -------
+    float
+    """
+    if not (training := steps.training):
+        return 0.0
+    networks, recipe = training
+    return judge_seconds(steps.real, steps.real.select(torch.arange(1)), recipe, networks)
 
 
 def judge_seconds(data, test, recipe, networks):
@@ -54,7 +71,7 @@ def judge_seconds(data, test, recipe, networks):
     -------
     float
     """
-    device = test.images.device
+    data, device = decode(data), test.images.device
     at_once = min(torch.get_num_threads(), networks) if device.type == "cpu" else 1
     some = test.select(torch.arange(min(SCORED, len(test))))
 

@@ -178,8 +178,8 @@ class Steps:
         self.network.to(real.images[:0], memory_format=torch.channels_last)
         draw = keyed_generator(root, "init")
         if config.init == "real":
-            subset = random_subset(real, config.ipc, generator=draw)
-            self.images, self.labels = subset.images.clone(), subset.labels
+            chosen = self.first_images(draw)
+            self.images, self.labels = chosen.images.clone(), chosen.labels
         else:
             self.images = torch.randn(sum(self.ipc), *real.images.shape[1:], generator=draw).to(real.images[:0])
             labels = torch.arange(len(real.classes)).repeat_interleave(torch.tensor(self.ipc))
@@ -202,6 +202,13 @@ class Steps:
         vars(self).update(changes, iteration=self.iteration + 1)
         return Step(self, loss)
 
+    progress = False  # whether a bar is shown for what a run does before its first step
+    training = None  # how many networks a run trains before its first step, and by which recipe, on average
+
+    def trial(self):
+        """A copy to measure a few steps on, without what a run does before its first one."""
+        return copy(self)  # a step makes new tensors and changes none
+
     def advance(self):
         """The loss, and the variables after one step of SGD on the pixels: a dict."""
         loss, gradient = self.loss_and_gradient()
@@ -217,6 +224,10 @@ class Steps:
         gradient : Tensor, (n, C, H, W)
         """
         raise NotImplementedError
+
+    def first_images(self, generator):
+        """The real images that a run starts from: LabeledImages."""
+        return random_subset(self.real, self.config.ipc, generator=generator)
 
     def draw(self, *classes):
         """This iteration's real batches of these classes, one after the other, (Σ B, C, H, W), and an augmentation ω

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import seeded
 
-from dmtutor.augmentation import OPERATIONS, Draws, SiameseAugment
+from dmtutor.augmentation import OPERATIONS, Draws, SiameseAugment, cutmix
 from dmtutor.data import EVERYTHING
 
 QUICK = settings(max_examples=40, deadline=None)
@@ -323,3 +323,21 @@ def test_saturation_does_nothing_to_one_channel():
     x = images(2, channels=1)
     full, none = (OPERATIONS["color"](x, numbers(0.2, u, 0.7, n=2)) for u in (1.0, 0.0))
     torch.testing.assert_close(full, none)
+
+
+def test_cutmix_mixes_labels_by_the_area_of_what_was_cut():
+    n, size = 6, 16
+    images = torch.arange(float(n)).view(n, 1, 1, 1).expand(n, 2, size, size)
+    shares = []
+    for seed in range(200):
+        mixed, labels = cutmix(images, torch.eye(n), generator=torch.Generator().manual_seed(seed))
+        changed = (mixed != images)[:, 0]
+        torch.testing.assert_close(labels.sum(1), torch.ones(n))
+        for i in range(n):
+            own = float((mixed[i] == i).double().mean())
+            torch.testing.assert_close(float(labels[i, i]), own, rtol=0, atol=1e-6)
+            rows, columns = changed[i].any(1).nonzero().flatten(), changed[i].any(0).nonzero().flatten()
+            assert changed[i].sum() == len(rows) * len(columns)  # one rectangle
+            assert not len(rows) or rows[-1] - rows[0] + 1 == len(rows)
+        shares.append(1 - float(labels.diagonal().min()))
+    assert min(shares) < 0.05 and max(shares) > 0.7 and 0.2 < sum(shares) / 200 < 0.5

@@ -16,6 +16,9 @@ from dmtutor import DMConfig, LabeledImages, condense, dm_steps, files, from_arr
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 4, "width": 4, "depth": 2, "progress": False}
 
 
+POOL = {"idm": {"pool": 2, "pool_steps": 2, "batch_real": 2}}  # what a method is given besides
+
+
 def real_images(seed=0):
     pixels = torch.rand(20, 8, 8, generator=torch.Generator().manual_seed(seed))
     return from_arrays(pixels, torch.arange(20) % 2, classes=["even", "odd"])
@@ -38,7 +41,7 @@ def test_it_is_dm_steps_to_the_end():
 
 @pytest.mark.parametrize("method", condensation.METHODS)
 def test_every_method_goes_on_from_its_checkpoint(method, tmp_path, monkeypatch):
-    real, fields = real_images(), {**TINY, "ipc": 1}
+    real, fields = real_images(), {**TINY, "ipc": 1, **POOL.get(method, {})}
     whole = condense(real, method, **fields)
     assert whole.meta["method"] == method
     made, advance = [], steps.Steps.__next__
@@ -56,7 +59,7 @@ def test_every_method_goes_on_from_its_checkpoint(method, tmp_path, monkeypatch)
     assert torch.equal(condense(real, method, checkpoint=tmp_path / "run.pt", **fields).images, whole.images)
     other = next(m for m in condensation.METHODS if m != method)
     with pytest.raises(ValueError):
-        condense(real, other, checkpoint=tmp_path / "run.pt", **fields)
+        condense(real, other, checkpoint=tmp_path / "run.pt", **{**TINY, "ipc": 1})
 
 
 def test_seeds_to_the_bit():
@@ -94,7 +97,7 @@ def test_an_unknown_field_lists_the_valid_ones():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "dmm"}, "method must be one of dd, dc, dsa, dm; got 'dmm'"),
+        ({"method": "dmm"}, "method must be one of dd, dc, dsa, idm, dm; got 'dmm'"),
         ({"ipc": 0}, "ipc must be a positive integer; got 0"),
         ({"ipc": 11}, "ipc must be at most 10, the images of class 'even'; got 11"),
         ({"seed": -1}, "seed must"),
@@ -256,7 +259,7 @@ def test_a_state_that_does_not_fit_names_its_file_and_a_way_out(tmp_path):
 def test_pixels_that_leave_all_bounds_end_the_run_and_are_not_saved(tmp_path, monkeypatch, method, lr_img):
     clock = iter(range(0, 10_000, 61))
     monkeypatch.setattr(condensation.time, "monotonic", lambda: next(clock))  # a checkpoint at every step
-    fields = {**TINY, "iterations": 30, "momentum": 0.0}
+    fields = {**TINY, "ipc": 1, **POOL.get(method, {}), "iterations": 30, "momentum": 0.0}
     with pytest.raises(FloatingPointError, match=r"the pixels have grown to .* lr_img=1.* is too large"):
         condense(real_images(), method, **{**fields, "lr_img": lr_img}, checkpoint=tmp_path / "run.pt")
     if (tmp_path / "run.pt").exists():

@@ -1,5 +1,7 @@
 import dataclasses
 import math
+from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,8 +36,8 @@ TEST = toy(40, seed=1, like=TRAIN)
 def test_the_published_recipe():
     assert dataclasses.asdict(Recipe.reference()) == {
         "steps": None, "epochs": 1000, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256,
-        "augment": None, "model": "convnet", "width": 128, "depth": 3, "norm": "instance", "activation": "relu",
-        "pooling": "avg",
+        "augment": None, "cutmix": 0.0, "model": "convnet", "width": 128, "depth": 3, "norm": "instance",
+        "activation": "relu", "pooling": "avg",
     }  # fmt: skip
     assert Recipe.reference(epochs=300, norm="batch") == dataclasses.replace(
         Recipe.reference(), epochs=300, norm="batch"
@@ -415,12 +417,63 @@ def test_evaluation_knows_what_was_seen():
 def test_the_recipe_follows_the_size_of_the_images(monkeypatch):
     used = []
     train_network = evaluation.train_network
-    monkeypatch.setattr(evaluation, "train_network", lambda s, *, recipe, generator: used.append(recipe) or
+    monkeypatch.setattr(evaluation, "train_network", lambda s, *, recipe, generator, teacher: used.append(recipe) or
                         train_network(s, recipe=TINY, generator=generator))  # fmt: skip
     for side, depth in ((8, 3), (32, 3), (64, 4)):
         data = from_arrays(torch.rand(4, side, side), [0, 1, 0, 1])
         evaluate(data, data, networks=1, generator=seeded())
         assert used.pop() == Recipe(depth=depth)
+
+
+class Says(torch.nn.Module):
+    """A teacher that knows the images' classes by their brightness, and is so sure."""
+
+    def __init__(self, sureness):
+        super().__init__()
+        self.sureness = sureness
+
+    def forward(self, images):
+        bright = (images.mean((1, 2, 3)) > 0).to(images)
+        return self.sureness * torch.stack([1 - bright, bright], 1)
+
+
+def of_two_brightnesses():
+    x = torch.rand(20, 8, 8, generator=seeded()) * 0.4
+    x[10:] += 0.6
+    return from_arrays(x, [0] * 10 + [1] * 10)
+
+
+def test_a_sure_teacher_is_as_good_as_labels_and_one_that_is_not_teaches_no_class():
+    data = of_two_brightnesses()
+    recipe = Recipe(steps=30, lr=0.1, width=4, depth=1, norm="none", augment="none")
+    by_labels, sure, unsure = (
+        train_network(data, recipe=recipe, generator=seeded(), teacher=teacher)
+        for teacher in (None, Says(100.0), Says(0.0))
+    )
+    for one, other in zip(by_labels.parameters(), sure.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    chance = [network(data.images).softmax(1)[torch.arange(20), data.labels].mean() for network in (sure, unsure)]
+    assert chance[0] > 0.7 and abs(chance[1] - 0.5) < 0.1
+    results = [evaluate(data, data, networks=2, recipe=recipe, generator=seeded(), teacher=teacher)
+               for teacher in (None, Says(100.0))]  # fmt: skip
+    assert torch.equal(results[0].predicted, results[1].predicted)
+
+
+def test_cutmix_is_a_share_of_the_batches():
+    data = of_two_brightnesses()
+    recipe = Recipe(steps=4, width=4, depth=1, augment="none", cutmix=0.0)
+    weights = [
+        torch.cat([p.flatten() for p in train_network(data, recipe=r, generator=seeded()).parameters()])
+        for r in (replace(recipe, cutmix=0), recipe, replace(recipe, cutmix=1))
+    ]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    calls = []
+    with mock.patch.object(evaluation, "cutmix", side_effect=lambda x, y, generator: calls.append(y) or (x, y)):
+        train_network(data, recipe=replace(recipe, steps=200, cutmix=0.3), generator=seeded())
+    assert 35 < len(calls) < 90 and calls[0].shape == (20, 2)
+    for wrong in (-0.1, 1.5, "half"):
+        with pytest.raises(ValueError, match="cutmix must be"):
+            Recipe(cutmix=wrong)
 
 
 def test_coverage_of_nested_luck():

@@ -155,8 +155,8 @@ def test_help_names_every_command_and_default(capsys):
     assert "mnist5k" in out
     assert "--lr-img" in out
     words = " ".join(out.split())
-    for line in ("--width X Channels of each block of the network, see ConvNet [32]", "[dm: by the data]",
-                 "--lr-img X Step size on the pixels [dd: 0.1; dc, dsa, dm: by the data]"):  # fmt: skip
+    for line in ("--width X Channels of each block of the network, see ConvNet [32]", "[idm, dm: by the data]",
+                 "--lr-img X Step size on the pixels [dd: 0.1; dc, dsa, idm, dm: by the data]"):  # fmt: skip
         assert line in words
 
 
@@ -640,3 +640,17 @@ def test_errors_of_the_flags_themselves_take_one_line(folder, capsys):
     for command in ("condense --output", "evaluate", "distill", "condense --output S.pt --size big"):
         fails(capsys, command)
     assert issubclass(shell.Parser, argparse.ArgumentParser)
+
+
+def test_sets_with_several_images_in_one_are_made_judged_and_exported(folder, capsys):
+    fields = "--ipc 1 --iterations 2 --batch-real 4 --width 4 --depth 2 --pool 2 --pool-steps 2 --networks 1"
+    assert run(f"condense --dataset data.npz --method idm {fields} --random-sets 1 --output S.pt") == 0
+    out = capsys.readouterr()
+    assert "idm, " in out.err and "tiles: " in out.out and "condensed: " in out.out
+    assert run("evaluate S.pt --dataset data.npz --networks 1 --random-sets 1") == 0
+    assert "tiles: " in capsys.readouterr().out
+    assert run("export S.pt out.npz") == 0
+    k = len(LabeledImages.load("S.pt").classes)
+    assert f"{4 * k} images" in capsys.readouterr().out
+    assert run("condense --dataset data.npz --method idm --setting reference --output S.pt") == 2
+    assert "setting must be quick for idm" in capsys.readouterr().err

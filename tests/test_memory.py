@@ -9,7 +9,19 @@ from runs import real_images, seeded
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dmtutor import DCConfig, DDConfig, DMConfig, DSAConfig, Recipe, dc_steps, dd_steps, dm_steps, train_network
+from dmtutor import (
+    DCConfig,
+    DDConfig,
+    DMConfig,
+    DSAConfig,
+    IDMConfig,
+    Recipe,
+    dc_steps,
+    dd_steps,
+    dm_steps,
+    idm_steps,
+    train_network,
+)
 from dmtutor.distribution_matching import DMSteps
 from dmtutor.memory import send
 from dmtutor.steps import start
@@ -17,11 +29,18 @@ from dmtutor.steps import start
 META = torch.device("meta")
 COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._foreach_copy_.default}
 SMALL = {"ipc": 2, "batch_real": 5, "width": 4, "depth": 2, "augment": "color_crop_cutout_flip_scale_rotate"}
+
+
+def with_a_pool(real, **arguments):
+    return idm_steps(real, **arguments).trial()  # networks that nobody has trained
+
+
 METHODS = {
     "dm": (dm_steps, DMConfig(block="all", **SMALL)),
     "dm, class by class": (dm_steps, DMConfig(block="class", average=0.9, **SMALL)),
     "dm, in blocks": (dm_steps, DMConfig(block=1, **SMALL)),
     "dm, batch norm": (dm_steps, DMConfig(norm="batch", **SMALL)),
+    "idm": (with_a_pool, IDMConfig(pool=2, block="all", **{**SMALL, "ipc": 1})),
     "dc": (dc_steps, DCConfig(steps_per_network=2, **SMALL)),
     "dsa": (dc_steps, DSAConfig(steps_per_network=2, **SMALL)),
     "dd": (dd_steps, DDConfig(starts=2, **SMALL)),

@@ -12,12 +12,14 @@ from dmtutor import (
     DDConfig,
     DMConfig,
     DSAConfig,
+    IDMConfig,
     Recipe,
     dc_steps,
     dd_steps,
     dm_steps,
     evaluate,
     from_arrays,
+    idm_steps,
     threads,
     train_network,
 )
@@ -96,7 +98,7 @@ def test_after_an_error_nothing_goes_on_working(error):
 # The bits ------------------------------------------------------------------------------------------------------------
 
 
-def digits(count=24):
+def digits(count=40):
     """Three classes of 28×28, which GroupNorm divides among threads."""
     pixels = torch.rand(3 * count, 28, 28, generator=seeded(5))
     labels = torch.arange(3 * count) % 3
@@ -109,6 +111,8 @@ RUNS = {
     "dm": lambda ipc: dm_steps(REAL, config=DMConfig(ipc=ipc, batch_real=13, **SMALL), generator=seeded()),
     "dm, all classes at once": lambda ipc: dm_steps(
         REAL, config=DMConfig(ipc=ipc, block="all", norm="batch", **SMALL), generator=seeded()),
+    "idm": lambda ipc: idm_steps(
+        REAL, config=IDMConfig(ipc=ipc, batch_real=13, pool=3, pool_steps=3, **SMALL), generator=seeded()),
     "dc": lambda ipc: dc_steps(
         REAL, config=DCConfig(ipc=ipc, batch_real=13, steps_per_network=2, **SMALL), generator=seeded()),
     "dsa": lambda ipc: dc_steps(REAL, config=DSAConfig(ipc=ipc, batch_real=7, **SMALL), generator=seeded()),

@@ -1,0 +1,151 @@
+"""Several images in the place of one: a set stores few pixels and is seen as more images."""
+
+import functools
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from .checks import check_positive
+from .coresets import random_subset
+
+
+def enlarge(images, factor):
+    r"""Cut each image into ``factor`` × ``factor`` tiles and enlarge every tile to the size of the image.
+
+    .. math:: f(s)_{ij} = U s_{ij} U^\top, \qquad U \in \mathbb{R}^{H \times H/r}
+
+    for the tile :math:`s_{ij}` in row i and column j. The rows of U hold the weights of bilinear interpolation and sum
+    to 1. The map is linear, so the gradient by a tile is :math:`U^\top G U` for the gradient G by what is seen.
+
+    Parameters
+    ----------
+    images : Tensor, (n, C, H, W)
+    factor : int
+        r, which divides H and W.
+
+    Returns
+    -------
+    Tensor, (n r², C, H, W)
+        The tiles of an image in a row, from left to right and from top to bottom.
+
+    Raises
+    ------
+    ValueError
+        If ``factor`` does not divide the sides.
+
+    References
+    ----------
+    Kim et al., *Dataset Condensation via Efficient Synthetic-Data Parameterization*, ICML 2022, section 4.
+
+    Examples
+    --------
+    >>> enlarge(torch.tensor([[[[0.0, 4.0], [8.0, 8.0]]]]), 2)[:, 0, 0]
+    tensor([[0., 0.],
+            [4., 4.],
+            [8., 8.],
+            [8., 8.]])
+    """
+    check_factor(factor, images.shape[2:])
+    up, across = (interpolation(side // factor, side, images.dtype, images.device) for side in images.shape[2:])
+    return up @ tiles(images, factor) @ across.T
+
+
+def tiles(images, factor):
+    """The parts of each image: (n, C, H, W) → (n r², C, H/r, W/r)."""
+    parts = images.unflatten(3, (factor, -1)).unflatten(2, (factor, -1))  # (n, C, r, H/r, r, W/r)
+    return parts.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def shrink(images, factor):
+    """Put factor² images in the place of one, each pixel a mean of factor² pixels: (n r², C, H, W) → (n, C, H, W).
+
+    Examples
+    --------
+    >>> shrink(torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 2, 2), 2)[0, 0]
+    tensor([[0., 1.],
+            [2., 3.]])
+    """
+    parts = F.avg_pool2d(images, factor).unflatten(0, (-1, factor, factor))  # (n, r, r, C, H/r, W/r)
+    return parts.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def decode(data):
+    """The set as a network sees it: what ``meta["factor"]`` says is undone.
+
+    `train_network`, `evaluate` and `export` do this themselves.
+
+    Parameters
+    ----------
+    data : LabeledImages
+        Whose images hold factor² tiles each, or ordinary ones, which are returned as they are.
+
+    Returns
+    -------
+    LabeledImages
+
+    Examples
+    --------
+    >>> from dmtutor import load
+    >>> train, _ = load("mnist5k")
+    >>> stored = random_tiles(train, 1, generator=torch.Generator().manual_seed(0))
+    >>> stored, decode(stored)
+    (LabeledImages(10 images of 1×28×28, 10 classes), LabeledImages(40 images of 1×28×28, 10 classes))
+    """
+    factor = data.meta.get("factor", 1)
+    if factor == 1:
+        return data
+    meta = {name: value for name, value in data.meta.items() if name != "factor"}
+    labels = data.labels.repeat_interleave(factor**2)
+    return replace(data, images=enlarge(data.images[:], factor), labels=labels, meta=meta)
+
+
+def random_tiles(real, ipc, *, factor=2, generator):
+    """Draw factor² · ``ipc`` images of every class and store them in the pixels of ``ipc``.
+
+    Parameters
+    ----------
+    real : LabeledImages
+    ipc : int or tuple of int
+        Stored images per class, or of each class.
+    factor : int
+        An image holds so many in a row and in a column.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    LabeledImages
+        Sorted by class; `decode` shows them.
+
+    Raises
+    ------
+    ValueError
+        If a class has fewer images, or ``factor`` does not divide the sides.
+
+    Examples
+    --------
+    >>> from dmtutor import load
+    >>> train, _ = load("mnist5k")
+    >>> random_tiles(train, 2, generator=torch.Generator().manual_seed(0))
+    LabeledImages(20 images of 1×28×28, 10 classes)
+    """
+    check_factor(factor, real.images.shape[2:])
+    many = tuple(n * factor**2 for n in ipc) if isinstance(ipc, tuple) else ipc * factor**2
+    chosen = random_subset(real, many, generator=generator)
+    meta = {**chosen.meta, **({"factor": factor} if factor > 1 else {})}
+    return replace(chosen, images=shrink(chosen.images, factor), labels=chosen.labels[:: factor**2], meta=meta)
+
+
+def check_factor(factor, sides):
+    """Raise a ValueError if images with these sides cannot be cut into so many tiles."""
+    check_positive("factor", factor)
+    if any(side % factor for side in sides):
+        raise ValueError(f"factor must divide the images' sides, {sides[0]} × {sides[1]}; got {factor}")
+
+
+@functools.cache  # one copy to a device, not one in every step
+def interpolation(small, large, dtype, device):
+    """U: the weights of linear interpolation, (large, small)."""
+    weights = F.interpolate(torch.eye(small, dtype=torch.float64)[None], size=large, mode="linear")[0].T
+    return weights.to(device, dtype)
