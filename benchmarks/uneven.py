@@ -6,9 +6,9 @@ Class sizes fall from 400 to 400 / imbalance, in equal ratios; which class has h
 so are its images. Runs are short, with small networks. A set has 20 images: two of each class ("DM" and "Random"), or
 one at least, the others in proportion to a power of the class's size ("DM by class"). `choice`: powers, at imbalance
 50, on a validation part of the training images. `test`: the best power other than 0, on the test images, 100 of each
-class, which are read once; "All" is all of the uneven images, "All, balanced" the same with those of the smaller classes
-repeated until every class has as many as the largest: a network sees each class equally often, after as many steps. A
-row says which classes were how large: `counts`, and what a set has of them: `ipc`, (sets, classes).
+class, which are read once; "All" is all of the uneven images, "All, balanced" the same with those of smaller classes
+repeated until every class has as many as the largest: a network sees each class equally often, in as many steps. A row
+says which classes were how large: `counts`, and what a set has of them: `ipc`, (sets, classes).
 Results go to dmtutor/results/uneven.json, row by row, so a run that was stopped goes on where it was.
 """
 
