@@ -62,10 +62,11 @@ EVERYTHING = "color_crop_cutout_flip_scale_rotate"
 NARROW = Recipe.reference(epochs=100, width=32, augment=EVERYTHING)  # what the published code calls ConvNetW32
 WIDE = Recipe.reference(epochs=300, augment=EVERYTHING)  # DC-BENCH has this width alone
 INPUT = ("nn.InstanceNorm2d(channels), ", "")
+AUGMENT = 'S.meta.get("config", S.meta)["augment"]'  # random images know those of their data set, the same here
 CHANGES = {  # what is changed in the README's lines
     "as in the README": [],
     "input as it is": [INPUT],
-    "input as it is, flips alone": [INPUT, ('S.meta["augment"]', '"flip"')],
+    "input as it is, flips alone": [INPUT, (AUGMENT, '"flip"')],
     "input as it is, instance norm": [INPUT, ("nn.BatchNorm2d(32)", "nn.GroupNorm(32, 32)")],
 }
 
@@ -91,7 +92,8 @@ def train_own(path, judge, changes, seed):
     """Run the README's lines on a set: which images of ``judge`` the network classifies rightly."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     [code] = [block for block in blocks if "LabeledImages.load" in block]
-    here = [('"S.pt"', repr(str(path))), ('dmtutor.load("mnist5k")', "None, judge"), ("seed(0)", f"seed({seed})")]
+    here = [('"S.pt"', repr(str(path))), ('dmtutor.load("mnist5k")', "None, judge"), ("seed(0)", f"seed({seed})"),
+            ('S.meta["config"]["augment"]', AUGMENT)]  # fmt: skip
     for old, new in (*here, *changes):
         assert old in code, old
         code = code.replace(old, new)

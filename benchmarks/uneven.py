@@ -6,8 +6,9 @@ Class sizes fall from 400 to 400 / imbalance, in equal ratios; which class has h
 so are its images. Runs are short, with small networks. A set has 20 images: two of each class ("DM" and "Random"), or
 one at least, the others in proportion to a power of the class's size ("DM by class"). `choice`: powers, at imbalance
 50, on a validation part of the training images. `test`: the best power other than 0, on the test images, 100 of each
-class, which are read once; "All" is all of the uneven images. A row says which classes were how large: `counts`, and
-what a set has of them: `ipc`, (sets, classes).
+class, which are read once; "All" is all of the uneven images, "All, balanced" the same with those of smaller classes
+repeated until every class has as many as the largest: a network sees each class equally often, in as many steps. A row
+says which classes were how large: `counts`, and what a set has of them: `ipc`, (sets, classes).
 Results go to dmtutor/results/uneven.json, row by row, so a run that was stopped goes on where it was.
 """
 
@@ -41,9 +42,15 @@ def by_class(counts, total, power):
     return tuple(ipc)
 
 
+def balanced(data):
+    """The same images, those of smaller classes repeated in turn: every class as large as the largest."""
+    most = int(data.counts.max())
+    return data.select(torch.cat([rows[torch.arange(most) % len(rows)] for rows in data.rows_of_class]))
+
+
 def made(data, method, power, seed):
-    if method == "All":
-        return data
+    if method.startswith("All"):
+        return balanced(data) if method == "All, balanced" else data
     ipc = by_class(data.counts.tolist(), TOTAL, power)
     if method == "Random":
         return random_subset(data, ipc[0], generator=seeded(seed))
@@ -71,8 +78,8 @@ def main():
     found = [row for row in table.rows if row["experiment"] == "choice" and row["power"]]
     chosen = max(found, key=lambda row: mean(results.unpack(row["accuracies"]).values.flatten().tolist()))["power"]
     for imbalance in (50, 10, 1):
-        for method in ("Random", "DM", "DM by class", "All"):
-            if imbalance > 1 or method != "DM by class":  # there it is the same
+        for method in ("Random", "DM", "DM by class", "All", "All, balanced"):
+            if imbalance > 1 or method not in ("DM by class", "All, balanced"):  # there they are the same
                 run(table, train, test, "test", imbalance, method, chosen if method == "DM by class" else 0.0)
 
 

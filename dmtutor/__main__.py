@@ -130,6 +130,7 @@ def parser():
     _data_flags(out, dataset_default=None, told="; none is needed to write")
     out.add_argument("--seed", type=int, default=0, help="of the networks")
     out.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained")
+    _judge_augment_flag(out)
     out.add_argument("--networks", type=int, default=3, help="how many networks are trained before and after")
     return top
 
@@ -184,8 +185,16 @@ def _data_flags(command, dataset_default, told=""):
     command.add_argument("--device", help="cpu, cuda, …")
 
 
+def _judge_augment_flag(command):
+    command.add_argument("--judge-augment", metavar="STRATEGY",
+                         help="operations with which networks are trained, on all sets that are compared, as "
+                              "crop_scale_rotate or none (default: those of the data set, whatever the set was "
+                              "condensed with)")  # fmt: skip
+
+
 def _evaluation_flags(command):
     command.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained on the set")
+    _judge_augment_flag(command)
     command.add_argument("--networks", type=int, default=3, help="how many networks are trained on each set")
     command.add_argument("--random-sets", type=int, default=3, help="how many random sets are drawn to compare with")
     command.add_argument("--model", choices=MODELS, default="convnet", help="the network that is trained on the set")
@@ -303,20 +312,21 @@ def _load(parsed, dataset, **changes):
 def _recipe(parsed, test):
     """The recipe of the judge's networks, of the depth for these images."""
     depth = {"depth": default_depth(test.images.shape[2:])} if parsed.model == "convnet" else {}
-    return RECIPES[parsed.recipe](model=parsed.model, **depth)
+    return RECIPES[parsed.recipe](model=parsed.model, augment=parsed.judge_augment, **depth)
 
 
-def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1):
+def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1, augments=()):
     """Say in one line what was read, what will be done, and how long it will take.
 
-    ``left`` steps of all runs together are still to be taken.
+    ``left`` steps of all runs together are still to be taken. ``augments`` are those of sets that are there already.
     """
     resized = "" if not parsed.size else f" (others {'between bars' if parsed.resize == 'pad' else 'cut to fit'})"
     if steps:
         factor = getattr(steps.config, "factor", 1)
     parts = [f"read {planning.what_was_read(train, test)}{resized}"]
     if parsed.evaluate:
-        judges = (sets + parsed.random_sets + parsed.whole) * parsed.networks
+        randoms = parsed.random_sets * (2 if factor > 1 else 1)  # random tiles, too
+        judges = (sets + randoms + parsed.whole) * parsed.networks
         judging = 0.0
         if sharding.rank() == 0:
             some = _random(train, ipc, 0)
@@ -336,7 +346,12 @@ def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1):
         )
     if parsed.evaluate:
         network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
-        parts.append(f"{'then ' if steps else ''}{judges} {network} to judge, about {planning.about(judging)}")
+        own = {train.meta.get("augment", "none"), *augments}
+        augment = recipe.augment or " or ".join(sorted(own))
+        parts.append(
+            f"{'then ' if steps else ''}{judges} {network} to judge, augmentation {augment}, "
+            f"about {planning.about(judging)}"
+        )
     if sharding.rank() == 0:
         print("; ".join(parts), file=sys.stdout if parsed.dry_run else sys.stderr, flush=True)
 
@@ -360,10 +375,11 @@ def _evaluate(parsed):
     _check_fit(train, first)
     recipe = _recipe(parsed, test)
     recipe.check(test.images)
-    for data in sets:
-        SiameseAugment(data.meta.get("augment", "none"))  # raises a ValueError for one that is unknown
+    augments = [data.meta.get("augment", "none") for data in sets]
+    for augment in augments:
+        SiameseAugment(augment)  # raises a ValueError for one that is unknown
     factor = first.meta.get("factor", 1)
-    _plan(parsed, train, test, recipe, len(sets), first.counts.tolist(), factor=factor)
+    _plan(parsed, train, test, recipe, len(sets), first.counts.tolist(), factor=factor, augments=augments)
     _compare(parsed, [data.normalized_like(first) for data in sets], train, test, recipe)
 
 
@@ -449,6 +465,11 @@ def _check(parsed):
     check_seed(parsed.seed, "--seed")
     for name in ("networks", "random_sets"):
         check_positive(f"--{name.replace('_', '-')}", getattr(parsed, name))
+    if parsed.judge_augment is not None:
+        try:
+            SiameseAugment(parsed.judge_augment)
+        except ValueError as error:
+            raise ValueError(f"--judge-{error}") from None
     if parsed.device is not None:
         check_device(parsed.device, "--device")
 

@@ -278,7 +278,7 @@ def test_one_line_tells_what_will_be_done(folder, capsys):
     expected = (
         "read 30 training and 10 test images, 2 classes of 15, 16×16 grey; dm, 4 images, 2 per class: 2 steps, "
         "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then 4 networks "
-        "of depth 3 to judge, about 1 s\n"
+        "of depth 3 to judge, augmentation color_crop_cutout_flip_scale_rotate, about 1 s\n"
     )
     assert run([*command, "--dry-run"]) == 0
     assert capsys.readouterr() == (expected, "")
@@ -288,6 +288,55 @@ def test_one_line_tells_what_will_be_done(folder, capsys):
     assert run([*command, "--dry-run", "--no-evaluate", "--size", "64", "--resize", "pad"]) == 0
     told = capsys.readouterr().out
     assert "64×64 grey (others between bars); dm" in told and "depth 4" in told and "judge" not in told
+
+
+def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
+    """All sets that are compared are trained on with them, and the line says so; a set of its own is as it was."""
+    recipes = []
+    real_evaluate = shell.evaluate
+    monkeypatch.setattr(shell, "evaluate", lambda *a, recipe, **k: recipes.append(recipe) or
+                        real_evaluate(*a, recipe=recipe, **k))  # fmt: skip
+    command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE, "--augment", "crop_rotate"]
+    everything = "color_crop_cutout_flip_scale_rotate"
+    assert run(command) == 0
+    err = capsys.readouterr().err
+    assert "augmentation crop_rotate, network" in err and f"to judge, augmentation {everything}, about" in err
+    whole = (folder / "S.pt").read_bytes()
+    meta = LabeledImages.load("S.pt").meta
+    assert (meta["augment"], meta["config"]["augment"]) == (everything, "crop_rotate")
+    assert [recipe.augment for recipe in recipes] == [None, None]
+
+    judge = ["--judge-augment", "crop_rotate"]
+    recipes.clear()
+    assert run([*command, *judge, "--whole"]) == 0
+    out, err = capsys.readouterr()
+    assert "to judge, augmentation crop_rotate, about" in err and everything not in err
+    assert (folder / "S.pt").read_bytes() == whole
+    scores = out.splitlines()[1:]
+    assert len(scores) == 3
+    assert run(["evaluate", "S.pt", "--dataset", "data.npz", *JUDGE, *judge, "--whole"]) == 0
+    again, err = capsys.readouterr()
+    assert again.splitlines() == scores
+    assert "to judge, augmentation crop_rotate, about" in err and everything not in err
+    assert run(["export", "S.pt", "out.npz", "--dataset", "data.npz", "--networks", "1", *judge]) == 0
+    assert [recipe.augment for recipe in recipes] == ["crop_rotate"] * 8
+    capsys.readouterr()
+
+    other = LabeledImages.load("S.pt")
+    dataclasses.replace(other, meta={**other.meta, "augment": "flip"}).save("T.pt")
+    assert run(["evaluate", "T.pt", "--dataset", "data.npz", *JUDGE]) == 0
+    assert f"to judge, augmentation {everything} or flip, about" in capsys.readouterr().err
+
+
+def test_a_judge_that_cannot_be_is_refused_before_any_work(folder, capsys, monkeypatch):
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
+    monkeypatch.setattr(shell, "load", lambda *_, **__: pytest.fail("data were read"))
+    there = sorted(os.listdir())
+    for command in ("condense --output T.pt", "evaluate S.pt", "export S.pt out"):
+        for wrong in ("mirror", "crop_crop", "crop-rotate"):
+            fails(capsys, f"{command} --dataset data.npz --judge-augment {wrong}", f"got {wrong!r}",
+                  "--judge-augment must be 'none', or different operations of color, crop, cutout")  # fmt: skip
+    assert sorted(os.listdir()) == there
 
 
 def test_a_dry_run_finds_what_is_wrong(folder, capsys):
@@ -372,7 +421,7 @@ def test_another_network_and_the_whole_set_can_judge(folder, capsys):
     assert run(["evaluate", "S.pt", "--dataset", "data.npz", *judge]) == 0
     again, err = capsys.readouterr()
     assert again.splitlines() == out.splitlines()[1:]
-    assert "10 test images, 2 classes of 15, 16×16 grey (others cut to fit); 5 mlp networks to judge, about" in err
+    assert "10 test images, 2 classes of 15, 16×16 grey (others cut to fit); 5 mlp networks to judge, augm" in err
 
 
 def test_the_set_knows_the_size_of_its_images(folder, capsys):
