@@ -89,6 +89,7 @@ CALLS = {
     "from_dataset": lambda g: dmtutor.from_dataset(DATA.dataset()).images,
     "split": lambda g: DATA.split(0.5, generator=g)[1].images,
     "random_subset": lambda g: dmtutor.random_subset(DATA, 2, generator=g).images,
+    "random_tiles": lambda g: dmtutor.random_tiles(DATA, 1, generator=g).images,
     "ConvNet": lambda g: dmtutor.ConvNet(**NETWORK, generator=g)(DATA.images),
     "ConvNet with batch norm": lambda g: dmtutor.ConvNet(**NETWORK, norm="batch", generator=g)(DATA.images),
     "ConvNet with layer norm": lambda g: dmtutor.ConvNet(**NETWORK, norm="layer", generator=g)(DATA.images),
@@ -96,6 +97,10 @@ CALLS = {
     "dm_steps": lambda g: [s.loss for s in dmtutor.dm_steps(DATA, config=dmtutor.DMConfig(**CONFIG), generator=g)],
     "dm_steps from noise": lambda g: [
         s.loss for s in dmtutor.dm_steps(DATA, config=dmtutor.DMConfig(**CONFIG, init="noise"), generator=g)
+    ],
+    "idm_steps": lambda g: [
+        s.loss for s in dmtutor.idm_steps(
+            DATA, config=dmtutor.IDMConfig(**{**CONFIG, "ipc": 1}, pool=2, pool_steps=2), generator=g)
     ],
     "dc_steps": lambda g: [
         s.loss for s in dmtutor.dc_steps(DATA, config=dmtutor.DCConfig(**CONFIG, steps_per_network=2), generator=g)
@@ -112,7 +117,8 @@ CALLS = {
 def test_the_list_of_public_functions_is_whole():
     public = {name: getattr(dmtutor, name) for name in dmtutor.__all__}
     functions = {name for name, value in public.items() if callable(value) and not isinstance(value, type)}
-    drawing_nothing = {"mean_distance", "herding", "k_center", "export", "load_exported", "load_published"}
+    drawing_nothing = {"mean_distance", "herding", "k_center", "export", "load_exported", "load_published",
+                       "decode"}  # fmt: skip
     assert functions - drawing_nothing <= set(CALLS)
 
 

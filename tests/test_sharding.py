@@ -109,7 +109,7 @@ def pretend(monkeypatch, processes, rank=0):
     [
         ({}, "number of processes must be at most 5, the number of classes; got 6"),
         ({"block": "all", "norm": "batch"}, "block must not be 'all' where classes, or processes, share the work"),
-        ({"method": "dd"}, "method must be dm where processes share the work; got 'dd'"),
+        ({"method": "dd"}, "method must be dm or idm where processes share the work; got 'dd'"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_before_any_step(monkeypatch, arguments, message):
