@@ -5,10 +5,11 @@
     python benchmarks/beyond.py digits
 
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
-networks' pool. ``condense`` makes three sets of one stored image per class for every rung of RUNGS whose name has all
-WORDs, in the order of the seeds; it saves its state in FOLDER once a minute and goes on from there. Iterations are such
-that a set takes about five minutes of one core, the pool's training included. ``test`` scores them on the test images,
-and random images and random tiles beside them, with a judge that takes the same number of steps on every set.
+networks' pool. ``condense`` makes sets of one or ten stored images per class (``--ipc``) for every rung of RUNGS whose
+name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDER once a minute and goes on from there.
+Iterations are such that a set takes about five minutes of one core, or twenty at ten images, the pool's training
+included. ``test`` scores them on the test images, and random images and random tiles beside them, with a judge that
+takes the same number of steps on every set; ``--validation`` scores them on the tenth that was left out, and prints it.
 ``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
 does the work.
 """
@@ -22,17 +23,18 @@ import torch
 from cifar10 import split
 from store import FOLDER, Table, seeded
 
-from dmtutor import IDMConfig, Recipe, files, idm_steps, load, random_subset, random_tiles
+from dmtutor import IDMConfig, Recipe, evaluate, files, idm_steps, load, random_subset, random_tiles
 from dmtutor.condensation import saved
 
-COMMON = {"ipc": 1, "batch_real": 16, "lr_img": 1.0, "width": 128, "depth": 3, "compile": True}
+COMMON = {"batch_real": 16, "width": 128, "depth": 3, "compile": True}
 POOL = {"pool": 5, "pool_steps": 200}
-RUNGS = {  # changes to COMMON; iterations for five core minutes
-    "DM": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 0.25, "iterations": 1200},
-    "+ decoding": {"pool": 0, "alpha": 0, "iterations": 800},
-    "+ trained networks": {**POOL, "alpha": 0, "iterations": 550},
-    "+ cross-entropy": {**POOL, "alpha": 10.0, "iterations": 550},
+RUNGS = {  # changes to COMMON; the step size is for one image per class, and ten times as large for ten
+    "DM": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 0.25},
+    "+ decoding": {"pool": 0, "alpha": 0, "lr_img": 1.0},
+    "+ trained networks": {**POOL, "alpha": 0, "lr_img": 1.0},
+    "+ cross-entropy": {**POOL, "alpha": 10.0, "lr_img": 1.0},
 }
+ITERATIONS = {1: (1200, 800, 550, 550), 10: (900, 350, 320, 320)}  # for five and twenty core minutes
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
     "+ decoding": {"pool": 0, "alpha": 0, "iterations": 200},
@@ -40,21 +42,24 @@ DIGITS = {
     "+ cross-entropy": {"pool": 6, "pool_steps": 200, "alpha": 10.0, "iterations": 200},
 }
 FILES = {"+ decoding": "decoding", "+ trained networks": "trained", "+ cross-entropy": "idm"}
-JUDGE = Recipe.reference(steps=400)
+JUDGES = {1: Recipe.reference(steps=400), 10: Recipe.reference(steps=1000)}
 
 
-def run_file(folder, name, seed):
-    return folder / f"beyond-{name.replace('+', '').replace(' ', '')}-{seed}.pt"
+def run_file(folder, name, ipc, seed):
+    many = "" if ipc == 1 else f"-{ipc}"
+    return folder / f"beyond-{name.replace('+', '').replace(' ', '')}{many}-{seed}.pt"
 
 
-def make(real, name, seed):
+def make(real, name, ipc, seed):
     """The steps of a run, before the first."""
-    return idm_steps(real, config=IDMConfig(**{**COMMON, **RUNGS[name]}), generator=seeded(seed))
+    fields = {**COMMON, **RUNGS[name], "ipc": ipc, "iterations": ITERATIONS[ipc][list(RUNGS).index(name)]}
+    fields["lr_img"] *= ipc
+    return idm_steps(real, config=IDMConfig(**fields), generator=seeded(seed))
 
 
-def condense(real, name, seed, folder):
+def condense(real, name, ipc, seed, folder):
     """Make one set; its state is saved once a minute, the seconds beside it."""
-    steps, path = make(real, name, seed), run_file(folder, name, seed)
+    steps, path = make(real, name, ipc, seed), run_file(folder, name, ipc, seed)
     run = {"state": steps.state_dict(), "losses": [], "seconds": 0.0}
     if path.exists():
         run = files.read(path, keys=run)
@@ -83,30 +88,40 @@ def trained_pool(steps, seed, folder):
     return files.read(path, keys=("pool", "seconds"))
 
 
-def test(table, real, images, name, seed, folder):
-    """Score a set, or what it is held against, on the test images."""
-    key = {"experiment": "test", "rung": name, "ipc": COMMON["ipc"], "seed": seed}
-    judge = {"networks": 1, "recipe": JUDGE}  # a new set tells more than a second network
+def found(real, name, ipc, seed, folder):
+    """A set, or what it is held against, and what its making took; None as long as it is not finished."""
     if name == "Random":
-        table.judge(key, random_subset(real, 1, generator=seeded(seed)), images, **judge)
-    elif name == "Random tiles":
-        table.judge(key, random_tiles(real, 1, generator=seeded(seed)), images, **judge)
-    else:
-        run = files.read(run_file(folder, name, seed), keys=("state", "seconds"))
-        steps = make(real, name, seed)
-        steps.load_state_dict(run["state"])
-        if steps.iteration < len(steps):
-            return
-        synthetic = steps.synthetic
-        if seed == 0 and name in FILES:
-            keep(synthetic, "cifar10", name)
-        table.judge(key, synthetic, images, **judge, iterations=len(steps), seconds=round(run["seconds"]))
+        return random_subset(real, ipc, generator=seeded(seed)), {}
+    if name == "Random tiles":
+        return random_tiles(real, ipc, generator=seeded(seed)), {}
+    path = run_file(folder, name, ipc, seed)
+    if not path.exists():
+        return None
+    run = files.read(path, keys=("state", "seconds"))
+    steps = make(real, name, ipc, seed)
+    steps.load_state_dict(run["state"])
+    if steps.iteration < len(steps):
+        return None
+    return steps.synthetic, {"iterations": len(steps), "seconds": round(run["seconds"])}
 
 
-def keep(synthetic, data, name):
+def test(table, real, images, name, ipc, seed, folder):
+    """Score a set, or what it is held against, on the test images."""
+    made = found(real, name, ipc, seed, folder)
+    if made is None:
+        return
+    synthetic, spent = made
+    if seed == 0 and name in FILES:
+        keep(synthetic, "cifar10", name, ipc)
+    key = {"experiment": "test", "rung": name, "ipc": ipc, "seed": seed}
+    # A new set tells more than a second network.
+    table.judge(key, synthetic, images, networks=1, recipe=JUDGES[ipc], judge=str(JUDGES[ipc]), **spent)
+
+
+def keep(synthetic, data, name, ipc=1):
     """Store a set of seed 0, in 16 bits."""
     meta = {**synthetic.meta, "name": data, "seed": 0}
-    replace(synthetic, images=synthetic.images.half(), meta=meta).save(FOLDER / f"{data}_{FILES[name]}_1.pt")
+    replace(synthetic, images=synthetic.images.half(), meta=meta).save(FOLDER / f"{data}_{FILES[name]}_{ipc}.pt")
 
 
 def digits(table):
@@ -136,27 +151,34 @@ def main():
     parser.add_argument("--runs", type=Path)
     parser.add_argument("task", choices=("condense", "test", "digits"))
     parser.add_argument("words", nargs="*")
+    parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
+    parser.add_argument("--validation", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.task != "condense":
+    if asked.task == "digits" or (asked.task == "test" and not asked.validation):
         command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
-        table = Table("beyond", command=command, recipes={"test": str(JUDGE), "digits": str(Recipe())})
+        table = Table("beyond", command=command, recipes={"test": str(JUDGES[1]), "digits": str(Recipe())})
     if asked.task == "digits":
         digits(table)
         return
     if not asked.data or not asked.runs:
         parser.error("--data and --runs are required")
     asked.runs.mkdir(exist_ok=True)
-    real, _, images = split(asked.data)
+    real, validation, images = split(asked.data)
     for seed in asked.seeds:
         for name in ("Random", "Random tiles", *RUNGS):
             if not all(word in name for word in asked.words):
                 continue
-            if asked.task == "test":
-                test(table, real, images, name, seed, asked.runs)
+            if asked.task == "test" and asked.validation:
+                made = found(real, name, asked.ipc, seed, asked.runs)
+                if made is not None:
+                    judge = {"networks": 1, "recipe": JUDGES[asked.ipc], "generator": seeded(0)}
+                    print(name, seed, evaluate(made[0], validation, **judge), flush=True)
+            elif asked.task == "test":
+                test(table, real, images, name, asked.ipc, seed, asked.runs)
             elif name in RUNGS:
-                condense(real, name, seed, asked.runs)
+                condense(real, name, asked.ipc, seed, asked.runs)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 from .checks import check_generator, check_positive
 
@@ -295,6 +294,8 @@ class ResNet18(Judge):
     norms = ("instance", "batch")
 
     def layers(self, channels, width, norm, extra):
+        from torchvision.models.resnet import BasicBlock  # a second to import, for this network alone
+
         def new_norm(outputs):
             return norm(outputs, None)
 

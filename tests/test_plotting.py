@@ -176,6 +176,14 @@ def test_import_sets_nothing():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_import_takes_no_more_than_it_needs():
+    """Each of these would take half a second or more in every process that imports the library."""
+    slow = {"scipy.stats", "torchvision", "torch._dynamo", "matplotlib"}
+    code = f"import sys, dmtutor; print(*({slow} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not done.stdout.split()
+
+
 def test_more_classes_than_fit_a_row_are_named_in_their_cells():
     names = ["owl", "elk", "a very long name", *"defghijkl"]
     ax = image_grid(images(range(12), names))
