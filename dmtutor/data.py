@@ -292,9 +292,10 @@ def check_labels(labels, n, num_classes, name="labels"):
         )
 
 
-def check_every_class(real):
-    """Raise a ValueError if a class has no image."""
-    none = [name for name, count in zip(real.classes, real.counts.tolist(), strict=True) if not count]
+def check_every_class(real, classes=None):
+    """Raise a ValueError if a class, or one of ``classes``, has no image."""
+    counts = zip(real.classes, real.counts.tolist(), strict=True)
+    none = [name for c, (name, count) in enumerate(counts) if not count and (classes is None or c in classes)]
     if none:
         hint = "do labels count from 1? subtract 1; or number" if none == [real.classes[0]] else "number"
         raise ValueError(

@@ -162,7 +162,8 @@ def dm_steps(real, *, config, generator, classes=None):
         Gives the root of the run, once.
     classes : sequence of int, optional
         Condense these classes alone, ascending; all if None. Neither a draw nor a gradient of a class depends on the
-        others, so runs on parts of the classes, put together, are the run on all of them, bit for bit on a CPU.
+        others, so runs on parts of the classes, put together, are the run on all of them, bit for bit on a CPU. If
+        they start from noise, ``real`` may hold the images of these classes alone.
 
     Returns
     -------

@@ -98,7 +98,10 @@ def start(steps_type, config_type, real, config, generator, **options):
     """Check all that can be checked before any work, then make the steps of a run."""
     if not isinstance(config, config_type):
         raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
-    check_every_class(real)
+    check_every_class(real, options.get("classes"))
+    if config.init == "real" and not real.counts.all():
+        raise ValueError("init must be 'noise' where real holds some classes only: a start from real images is drawn "
+                         "for all of them; got 'real'")  # fmt: skip
     config = replace(config, ipc=resolve_ipc(real, config))
     if config.depth is None:
         config = replace(config, depth=default_depth(real.images.shape[2:]))

@@ -175,6 +175,24 @@ def test_classes_do_not_touch_each_other():
     assert not torch.allclose(a[2:4], b[2:4])
 
 
+def test_who_holds_some_classes_only_makes_their_part_of_the_set():
+    """From noise, to the bit, though the images of other classes are not there."""
+    real, config = real_images(), DMConfig(**{**TINY, "init": "noise"})
+    whole, parts = dm_steps(real, config=config, generator=seeded(0)).finish(), []
+    for c in range(len(real.classes)):
+        steps = dm_steps(real.select(real.labels == c), config=config, generator=seeded(0), classes=[c])
+        parts.append(steps.finish())
+    assert torch.equal(torch.cat([p.images for p in parts]), whole.images)
+    assert torch.equal(torch.cat([p.labels for p in parts]), whole.labels)
+
+    own = real.select(real.labels != 0)
+    with pytest.raises(ValueError, match="init must be 'noise' where real holds some classes only"):
+        dm_steps(own, config=DMConfig(ipc=1), generator=seeded(0), classes=[1])
+    for classes in (None, [0, 1]):
+        with pytest.raises(ValueError, match="real must hold images of every class; 1 of"):
+            dm_steps(own, config=DMConfig(ipc=1, init="noise"), generator=seeded(0), classes=classes)
+
+
 def test_copies_of_an_image_share_its_gradient():
     """Each image's gradient carries 1/ipc."""
     real = real_images(dtype=torch.float64)

@@ -1,0 +1,253 @@
+"""What a condensed set is good for: continual learning, the choice of a network, who was used, and smaller sets.
+
+    python benchmarks/uses.py --runs FOLDER continual
+    python benchmarks/uses.py --runs FOLDER --data PATH.npz search
+    python benchmarks/uses.py --runs FOLDER private
+    python benchmarks/uses.py --runs FOLDER cut
+
+All on the library's digits. ``continual`` trains networks on what a memory holds after each of five tasks of two
+classes, in five orders; ``search`` trains 36 networks on all digits and on proxies of 100, and scores those of the
+whole set on the 10,000 test images of MNIST in PATH.npz (x_test, y_test), none of which is among the library's digits;
+``private`` follows runs from real images and from noise, and measures how near their images are to those that were
+used; ``cut`` takes the first images of each class as a smaller set. FOLDER keeps the sets that were made. Results go to
+dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the work: about
+20 minutes for ``continual``, 40 for ``search``, 10 for each of the others.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+from store import Table, seeded
+
+from dmtutor import (
+    Accuracies,
+    LabeledImages,
+    Recipe,
+    condense,
+    from_arrays,
+    herding,
+    keyed_generator,
+    load,
+    random_subset,
+    results,
+)
+from dmtutor.evaluation import correctness, train_network
+
+ORDERS = 5
+NETWORKS = 2
+MODELS = ("convnet", "mlp")
+MEMORY = {"steps": 500}  # the library's recipe
+EVERYTHING = {"steps": 500, "batch_size": 64}  # of all real images seen; and of a task in fine-tuning a fifth of them
+AXES = {
+    "width": (8, 16, 32),
+    "depth": (1, 2, 3),
+    "norm": ("none", "instance"),
+    "activation": ("relu", "sigmoid"),
+}
+GRID = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
+TRUTH = {"steps": 1000, "lr": 0.01, "batch_size": 64}
+PROXY = {"steps": 300, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
+MOMENTS = (0, 1, 3, 10, 30, 100, 316)
+
+
+def of(data, classes):
+    """The images of these classes alone; the network keeps an answer for every class."""
+    return data.select(torch.isin(data.labels, torch.as_tensor(classes)))
+
+
+def made(folder, train, seed, **fields):
+    """A condensed set, from FOLDER if it was made before."""
+    path = folder / ("-".join(f"{k}{v}" for k, v in fields.items()) + f"-{seed}.pt")
+    if not path.exists():
+        condense(train, seed=seed, progress=False, **fields).save(path)
+    return LabeledImages.load(path)
+
+
+# Continual learning --------------------------------------------------------------------------------------------------
+
+
+def continual(table, folder):
+    """Accuracy on the classes seen so far, after each task."""
+    train, test = load("mnist5k")
+    for ipc, seed in itertools.product((1, 2), range(ORDERS)):
+        order = torch.randperm(10, generator=seeded(seed)).tolist()
+        memories = {
+            "Random": (random_subset(train, ipc, generator=seeded(seed)), MEMORY),
+            "Herding": (herding(train, ipc), MEMORY),
+            "DM": (made(folder, train, seed, ipc=ipc), MEMORY),
+        }
+        if ipc == 1:
+            memories["All seen"] = (train, EVERYTHING)
+        for model, (name, (memory, budget)), task in itertools.product(MODELS, memories.items(), range(1, 6)):
+            seen = order[: 2 * task]
+            key = {"experiment": "continual", "memory": name, "ipc": ipc, "judge": model, "order": seed, "task": task}
+            judge = {"networks": NETWORKS, "recipe": Recipe(model=model, **budget)}
+            table.judge(key, of(memory, seen), of(test, seen), **judge)
+        for model in MODELS if ipc == 1 else ():
+            fine_tuned(table, train, test, order, seed, model)
+
+
+def fine_tuned(table, train, test, order, seed, model):
+    """One network goes from task to task, without a memory."""
+    recipe = Recipe(model=model)
+    key = {"experiment": "continual", "memory": "None", "ipc": 0, "judge": model, "order": seed}
+    if table.find(**key):
+        return
+    right = {task: [] for task in range(1, 6)}
+    for j in range(NETWORKS):
+        draw = keyed_generator(seed, "train", j)
+        network = recipe.network(train.images, 10, generator=draw)
+        for task in right:
+            go_on(network, of(train, order[2 * task - 2 : 2 * task]), steps=100, draw=draw)
+            right[task].append(correctness(network.eval(), of(test, order[: 2 * task])))
+    for task, answers in right.items():
+        accuracies = Accuracies(torch.stack(answers)[None])
+        table.add({**key, "task": task, "accuracies": results.pack(accuracies)})
+        print(f"{key}, task {task}: {accuracies}", flush=True)
+
+
+def go_on(network, data, *, steps, draw, lr=0.003, batch_size=64):
+    """Train on, by the quick recipe's SGD, on these images alone."""
+    sgd = torch.optim.SGD(network.train().parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    for _ in range(steps):
+        rows = torch.randint(len(data), (batch_size,), generator=draw)
+        loss = torch.nn.functional.cross_entropy(network(data.images[rows]), data.labels[rows])
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+
+
+# The choice of a network ---------------------------------------------------------------------------------------------
+
+
+def search(table, folder, path):
+    """All networks of GRID on the whole set, twice, and on its proxies."""
+    train, validation = load("mnist5k")
+    with np.load(path) as file:
+        mnist = from_arrays(file["x_test"], file["y_test"], like=train)
+    proxies = {"Random": [random_subset(train, 10, generator=seeded(i)) for i in range(3)]}
+    proxies["Herding"] = [herding(train, 10)]
+    proxies["DM"] = [made(folder, train, i, ipc=10) for i in range(3)]
+    first, more = ("DM", "Herding", "Random"), [(name, i) for i in (1, 2) for name in ("DM", "Random")]
+    for name, i in [*((name, 0) for name in first), *more]:
+        score(table, "proxy", name, i, proxies[name][i], validation, PROXY, seed=2 + i)
+    score(table, "proxy", "Early stopping", 0, train, validation, PROXY, seed=2)
+    for seed in range(2):
+        score(table, "truth", "Whole set", seed, train, mnist, TRUTH, seed=seed)
+    key = {"experiment": "search", "kind": "size"}
+    if table.find(**key) is None:
+        sizes = []
+        for fields in GRID:
+            network = Recipe(**fields).network(train.images, 10, generator=seeded(0))
+            sizes.append(sum(p.numel() for p in network.parameters()))
+        table.add({**key, "grid": GRID, "parameters": sizes})
+
+
+def score(table, kind, name, number, data, test, budget, seed):
+    """Which test images each network of GRID has right: a row of (36, 1, n)."""
+    key = {"experiment": "search", "kind": kind, "set": name, "number": number}
+    if table.find(**key) is None:
+        right = []
+        for k, fields in enumerate(GRID):
+            network = train_network(
+                data, recipe=Recipe(**budget, **fields), generator=keyed_generator(seed, "train", k)
+            )
+            right.append(correctness(network, test))
+        accuracies = Accuracies(torch.stack(right)[:, None])
+        table.add({**key, "accuracies": results.pack(accuracies)})
+        values = accuracies.values[:, 0]
+        print(f"{key}: {values.min():.3f} to {values.max():.3f}", flush=True)
+
+
+# Who was used --------------------------------------------------------------------------------------------------------
+
+
+def private(table):
+    """How near the images of a run come to those it started from, to those it only saw, and to those it never saw."""
+    from dmtutor import DMConfig, dm_steps
+
+    train, held_out = load("mnist5k")
+    for init, seed in itertools.product(("real", "noise"), range(5)):
+        key = {"experiment": "private", "init": init, "seed": seed}
+        if table.find(**key):
+            continue
+        steps = dm_steps(train, config=DMConfig(ipc=10, init=init), generator=seeded(seed))
+        start = to(steps.images, train.images).argmin(1)  # the rows themselves, if they are real ones
+        rows = []
+        for moment in MOMENTS:
+            while steps.iteration < moment:
+                next(steps)
+            own, other = to(steps.images, train.images), to(steps.images, held_out.images)
+            same = float((own.argmin(1) == start).double().mean())
+            rows.append({"iteration": moment, "same": same, **rates(own.amin(0), other.amin(0), start)})
+        table.add({**key, "moments": rows})
+        print(key, rows[0], rows[-1], flush=True)
+
+
+def to(images, real):
+    """Distances at unit norm, since contrast grows along a run: (m, C, H, W), (n, C, H, W) → (m, n)."""
+    return torch.cdist(*(torch.nn.functional.normalize(x.flatten(1), dim=1) for x in (images, real)))
+
+
+def rates(used, unused, start):
+    """Of the images a run started from and of the others it saw: the share that is nearer to the set than all but 1 %
+    of the images that it never saw, and the chance that one of them is nearer than one of those."""
+    began = torch.zeros(len(used), dtype=torch.bool)
+    began[start] = True
+    threshold = unused.sort().values[len(unused) // 100 - 1]
+    found = {}
+    for name, group in (("start", used[began]), ("seen", used[~began]), ("all", used)):
+        above = (group[:, None] < unused).double().mean() + (group[:, None] == unused).double().mean() / 2
+        found[name] = {"tpr": float((group <= threshold).double().mean()), "auc": float(above)}
+    return found
+
+
+# Smaller sets --------------------------------------------------------------------------------------------------------
+
+
+def cut(table, folder):
+    """The first images of each class of a set, against a set of that size."""
+    train, test = load("mnist5k")
+    for ipc in (1, 2, 5):
+        made_for = [made(folder, train, seed, ipc=ipc) for seed in range(3)]
+        first = [prefix(made(folder, train, seed, ipc=10), ipc) for seed in range(3)]
+        real = [random_subset(train, ipc, generator=seeded(seed)) for seed in range(3)]
+        for name, sets in (("DM of this size", made_for), ("DM, cut", first), ("Random", real)):
+            key = {"experiment": "cut", "set": name, "ipc": ipc}
+            table.judge(key, sets, test, networks=2, recipe=Recipe())
+
+
+def prefix(data, ipc):
+    """The first images of every class."""
+    return data.select(torch.cat([rows[:ipc] for rows in data.rows_of_class]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("task", choices=("continual", "search", "private", "cut"))
+    asked = parser.parse_args()
+    if asked.task == "search" and not asked.data:
+        parser.error("--data is required to search")
+    torch.set_num_threads(1)
+    asked.runs.mkdir(exist_ok=True)
+    recipes = {"memory": MEMORY, "all seen": EVERYTHING, "truth": TRUTH, "proxy": PROXY}
+    recipes = {name: str(Recipe(**fields)) for name, fields in recipes.items()}
+    table = Table("uses", command="python benchmarks/uses.py --runs FOLDER TASK", recipes=recipes)
+    match asked.task:
+        case "continual":
+            continual(table, asked.runs)
+        case "search":
+            search(table, asked.runs, asked.data)
+        case "private":
+            private(table)
+        case "cut":
+            cut(table, asked.runs)
+
+
+if __name__ == "__main__":
+    main()
