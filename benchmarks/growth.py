@@ -3,6 +3,7 @@
     python benchmarks/growth.py ipc classes size      # 12 minutes of one core; 5 GB
     python benchmarks/growth.py processes             # a minute of a quiet machine
     python benchmarks/growth.py disk                  # 10 minutes of one core; 16 GB of temporary files
+    python benchmarks/growth.py turns                 # a minute of one core
 
 ConvNet-128, six operations, 16 real images of each class in a step, noise for images. "blocks" is the default: at most
 16 images of one class in the network at a time. "plain" puts all images of all classes through at once. Every row is
@@ -40,6 +41,9 @@ SETTINGS = {
     ],
     "size": [{"size": size} for size in DEPTH],
     "disk": [{"size": 64, "classes": classes, "on_disk": 1300} for classes in (10, 200, 1000)],
+    "turns": [  # from memory and from a file in turns, since seconds of different days do not compare
+        {"size": 64, "turn": turn, **({"on_disk": 1300} if on_disk else {})} for turn in range(3) for on_disk in (0, 1)
+    ],
     "processes": [{"ipc": 10, "processes": n, "threads": threads} for n, threads in ((1, 1), (2, 1), (1, 2))],
 }
 
@@ -77,7 +81,7 @@ def mapped(path, classes):
     )  # fmt: skip
 
 
-def one_process(ipc, classes, size, variant, on_disk=None):
+def one_process(ipc, classes, size, variant, on_disk=None, turn=None):
     with tempfile.TemporaryDirectory() as folder:
         path = on_disk and written(classes, size, on_disk, folder)
         real = None if on_disk else images(ipc, classes, size)

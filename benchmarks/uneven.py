@@ -1,17 +1,19 @@
 """Classes of different sizes on MNIST-5k: equal images per class, or more for some, against random and all images.
 
-    python benchmarks/uneven.py                   # 3 minutes of one core
+    python benchmarks/uneven.py                   # 5 minutes of one core
 
 Class sizes fall from 400 to 400 / imbalance, in equal ratios; which class has how many is drawn anew for every set, and
 so are its images. Runs are short, with small networks. A set has 20 images: two of each class ("DM" and "Random"), or
 one at least, the others in proportion to a power of the class's size ("DM by class"). `choice`: powers, at imbalance
 50, on a validation part of the training images. `test`: the best power other than 0, on the test images, 100 of each
 class, which are read once; "All" is all of the uneven images, "All, balanced" the same with those of smaller classes
-repeated until every class has as many as the largest: a network sees each class equally often, in as many steps. A row
+repeated until every class has as many as the largest: a network sees each class equally often, in as many steps.
+`longer`: the same sets at imbalance 50, networks trained for three times as many steps. A row
 says which classes were how large: `counts`, and what a set has of them: `ipc`, (sets, classes).
 Results go to dmtutor/results/uneven.json, row by row, so a run that was stopped goes on where it was.
 """
 
+from dataclasses import replace
 from statistics import mean
 
 import torch
@@ -65,7 +67,10 @@ def run(table, real, judge, experiment, imbalance, method, power=0.0):
     data = [uneven(real, imbalance, seeded(first + seed)) for seed in range(SETS)]
     sets = [made(one, method, power, seed) for seed, one in enumerate(data)]
     more = {"counts": [one.counts.tolist() for one in data], "ipc": [one.counts.tolist() for one in sets]}
-    table.judge(key, sets, judge, networks=1, recipe=RECIPE, **more)
+    recipe = RECIPE
+    if experiment == "longer":
+        recipe, more["steps"] = replace(RECIPE, steps=600), 600
+    table.judge(key, sets, judge, networks=1, recipe=recipe, **more)
 
 
 def main():
@@ -81,6 +86,8 @@ def main():
         for method in ("Random", "DM", "DM by class", "All", "All, balanced"):
             if imbalance > 1 or method not in ("DM by class", "All, balanced"):  # there they are the same
                 run(table, train, test, "test", imbalance, method, chosen if method == "DM by class" else 0.0)
+    for method in ("DM", "All", "All, balanced"):
+        run(table, train, test, "longer", 50, method)
 
 
 if __name__ == "__main__":

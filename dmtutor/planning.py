@@ -90,7 +90,8 @@ def judge_seconds(data, test, recipe, networks):
         start = perf_counter()
         correctness(network, some)
         scoring = (perf_counter() - start) * len(test) / len(some)
-        return short + max(0.0, long - short) / more * (recipe.num_steps(len(data)) - 1) + scoring
+        step = (long - short) / more if long > short else long / (1 + more)  # the machine may have been busy
+        return short + step * (recipe.num_steps(len(data)) - 1) + scoring
 
     seconds = threads.each(one, range(at_once), device)
     return sum(seconds) / at_once * math.ceil(networks / at_once)
