@@ -81,7 +81,9 @@ def continual(table, folder):
         }
         if ipc == 1:
             memories["All seen"] = (train, EVERYTHING)
-        for model, (name, (memory, budget)), task in itertools.product(MODELS, memories.items(), range(1, 6)):
+        tasks = range(1, 6) if ipc == 1 else (5,)  # with two images the end alone, by one judge
+        models = MODELS if ipc == 1 else MODELS[:1]
+        for model, (name, (memory, budget)), task in itertools.product(models, memories.items(), tasks):
             seen = order[: 2 * task]
             key = {"experiment": "continual", "memory": name, "ipc": ipc, "judge": model, "order": seed, "task": task}
             judge = {"networks": NETWORKS, "recipe": Recipe(model=model, **budget)}
@@ -131,12 +133,13 @@ def search(table, folder, path):
     proxies = {"Random": [random_subset(train, 10, generator=seeded(i)) for i in range(3)]}
     proxies["Herding"] = [herding(train, 10)]
     proxies["DM"] = [made(folder, train, i, ipc=10) for i in range(3)]
-    first, more = ("DM", "Herding", "Random"), [(name, i) for i in (1, 2) for name in ("DM", "Random")]
-    for name, i in [*((name, 0) for name in first), *more]:
-        score(table, "proxy", name, i, proxies[name][i], validation, PROXY, seed=2 + i)
+    for name in proxies:
+        score(table, "proxy", name, 0, proxies[name][0], validation, PROXY, seed=2)
     score(table, "proxy", "Early stopping", 0, train, validation, PROXY, seed=2)
     for seed in range(2):
         score(table, "truth", "Whole set", seed, train, mnist, TRUTH, seed=seed)
+    for number, name in itertools.product((1, 2), ("DM", "Random")):
+        score(table, "proxy", name, number, proxies[name][number], validation, PROXY, seed=2 + number)
     key = {"experiment": "search", "kind": "size"}
     if table.find(**key) is None:
         sizes = []

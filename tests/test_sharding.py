@@ -316,7 +316,9 @@ import sys
 from dmtutor import condense, load, sharding
 sharding.join()
 train, _ = load("data.npz")
-sets = [condense(train, ipc=ipc, iterations=2, width=8, progress=False) for ipc in (1, 3, 10)]
+few = {"iterations": 2, "width": 8, "progress": False}
+sets = [condense(train, ipc=ipc, **few) for ipc in (1, 3, 10)]
+sets.append(condense(train, "idm", ipc=2, pool=3, pool_steps=3, **few))
 if sharding.rank() == 0:
     for s in sets:
         s.save(f"{sys.argv[1]}-{len(s)}.pt")
@@ -326,7 +328,7 @@ sharding.leave()
 
 @pytest.mark.slow
 def test_processes_and_threads_change_no_bit(tmp_path):
-    """1, 2 and 3 processes of 1, 2 and 4 threads, at 1, 3 and 10 images per class."""
+    """1, 2 and 3 processes of 1, 2 and 4 threads, at 1, 3 and 10 images per class, and the improved form at 2."""
     write_digits(tmp_path / "data.npz", 12)
     (tmp_path / "every_ipc.py").write_text(EVERY_IPC)
     names = [(n, threads) for n in (1, 2, 3) for threads in (1, 2, 4)]
@@ -335,6 +337,6 @@ def test_processes_and_threads_change_no_bit(tmp_path):
         done = subprocess.run([sys.executable, *start, "every_ipc.py", f"{n}x{threads}"], cwd=tmp_path, text=True,
                               env=environment(threads), capture_output=True, timeout=300)  # fmt: skip
         assert done.returncode == 0, done.stderr
-    for images in (5, 15, 50):
+    for images in (5, 10, 15, 50):
         files = {(tmp_path / f"{n}x{threads}-{images}.pt").read_bytes() for n, threads in names}
         assert len(files) == 1
