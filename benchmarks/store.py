@@ -61,7 +61,9 @@ class Table:
             print(f"{key}: {accuracies}", flush=True)
 
     def add(self, row):
-        """Append a row; the file is replaced as a whole."""
+        """Append a row to what the file holds now: another process may have added to it. It is replaced as a whole."""
+        if self.path.exists():
+            self.content = json.loads(self.path.read_text())
         self.rows.append({**row, **self.differs})
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.content, indent=1) + "\n")

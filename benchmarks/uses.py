@@ -24,9 +24,11 @@ from store import Table, seeded
 
 from dmtutor import (
     Accuracies,
+    DMConfig,
     LabeledImages,
     Recipe,
     condense,
+    dm_steps,
     from_arrays,
     herding,
     keyed_generator,
@@ -34,7 +36,9 @@ from dmtutor import (
     random_subset,
     results,
 )
+from dmtutor.distribution_matching import DMSteps, mean_distance
 from dmtutor.evaluation import correctness, train_network
+from dmtutor.steps import start
 
 ORDERS = 5
 NETWORKS = 2
@@ -50,6 +54,7 @@ AXES = {
 GRID = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
 TRUTH = {"steps": 1000, "lr": 0.01, "batch_size": 64}
 PROXY = {"steps": 300, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
+PREFIXES = (1, 2, 5, 10)
 MOMENTS = (0, 1, 3, 10, 30, 100, 316)
 
 
@@ -168,26 +173,27 @@ def score(table, kind, name, number, data, test, budget, seed):
 # Who was used --------------------------------------------------------------------------------------------------------
 
 
-def private(table):
+def private(table, folder):
     """How near the images of a run come to those it started from, to those it only saw, and to those it never saw."""
-    from dmtutor import DMConfig, dm_steps
-
     train, held_out = load("mnist5k")
     for init, seed in itertools.product(("real", "noise"), range(5)):
         key = {"experiment": "private", "init": init, "seed": seed}
         if table.find(**key):
             continue
         steps = dm_steps(train, config=DMConfig(ipc=10, init=init), generator=seeded(seed))
-        start = to(steps.images, train.images).argmin(1)  # the rows themselves, if they are real ones
+        first = to(steps.images, train.images).argmin(1)  # the rows themselves, if they are real ones
         rows = []
         for moment in MOMENTS:
             while steps.iteration < moment:
                 next(steps)
             own, other = to(steps.images, train.images), to(steps.images, held_out.images)
-            same = float((own.argmin(1) == start).double().mean())
-            rows.append({"iteration": moment, "same": same, **rates(own.amin(0), other.amin(0), start)})
+            same = float((own.argmin(1) == first).double().mean())
+            rows.append({"iteration": moment, "same": same, **rates(own.amin(0), other.amin(0), first)})
         table.add({**key, "moments": rows})
         print(key, rows[0], rows[-1], flush=True)
+    for init in ("real", "noise"):  # what it costs
+        sets = [made(folder, train, seed, ipc=10, **({"init": init} if init == "noise" else {})) for seed in range(3)]
+        table.judge({"experiment": "start", "init": init}, sets, held_out, networks=2, recipe=Recipe())
 
 
 def to(images, real):
@@ -195,11 +201,11 @@ def to(images, real):
     return torch.cdist(*(torch.nn.functional.normalize(x.flatten(1), dim=1) for x in (images, real)))
 
 
-def rates(used, unused, start):
+def rates(used, unused, first):
     """Of the images a run started from and of the others it saw: the share that is nearer to the set than all but 1 %
     of the images that it never saw, and the chance that one of them is nearer than one of those."""
     began = torch.zeros(len(used), dtype=torch.bool)
-    began[start] = True
+    began[first] = True
     threshold = unused.sort().values[len(unused) // 100 - 1]
     found = {}
     for name, group in (("start", used[began]), ("seen", used[~began]), ("all", used)):
@@ -211,16 +217,29 @@ def rates(used, unused, start):
 # Smaller sets --------------------------------------------------------------------------------------------------------
 
 
+class EveryPrefix(DMSteps):
+    """The first images of a class are a set of their own: the loss is the mean of theirs."""
+
+    def distance(self, real, syn, labels):
+        return torch.stack([mean_distance(real, syn[:, :m]) for m in PREFIXES]).mean(0)
+
+
 def cut(table, folder):
     """The first images of each class of a set, against a set of that size."""
     train, test = load("mnist5k")
-    for ipc in (1, 2, 5):
-        made_for = [made(folder, train, seed, ipc=ipc) for seed in range(3)]
-        first = [prefix(made(folder, train, seed, ipc=10), ipc) for seed in range(3)]
-        real = [random_subset(train, ipc, generator=seeded(seed)) for seed in range(3)]
-        for name, sets in (("DM of this size", made_for), ("DM, cut", first), ("Random", real)):
-            key = {"experiment": "cut", "set": name, "ipc": ipc}
-            table.judge(key, sets, test, networks=2, recipe=Recipe())
+    config, ten = DMConfig(ipc=10), [made(folder, train, seed, ipc=10) for seed in range(3)]
+    meant = [start(EveryPrefix, DMConfig, train, config, seeded(seed)).finish() for seed in range(3)]
+    for ipc in PREFIXES:
+        sets = {
+            "DM of this size": [made(folder, train, seed, ipc=ipc) for seed in range(3)],
+            "DM, cut": [prefix(whole, ipc) for whole in ten],
+            "DM, meant to be cut": [prefix(whole, ipc) for whole in meant],
+            "Random": [random_subset(train, ipc, generator=seeded(seed)) for seed in range(3)],
+        }
+        for name, made_sets in sets.items():
+            if ipc < 10 or name != "DM, cut":  # there it is the whole set
+                key = {"experiment": "cut", "set": name, "ipc": ipc}
+                table.judge(key, made_sets, test, networks=2, recipe=Recipe())
 
 
 def prefix(data, ipc):
@@ -247,7 +266,7 @@ def main():
         case "search":
             search(table, asked.runs, asked.data)
         case "private":
-            private(table)
+            private(table, asked.runs)
         case "cut":
             cut(table, asked.runs)
 

@@ -80,7 +80,7 @@ def test_nothing_of_others_is_committed(tracked):
 
 FLOORS = [
     "_version checks files mapped memory pictures sharding threads",
-    "arrays augmentation mmd networks randomness",
+    "arrays augmentation mmd networks randomness ranking",
     "folders",
     "data embeddings",
     "coresets",
