@@ -388,19 +388,25 @@ def test_the_answers_about_points_are_true(visit):
     assert found["linear"][2] == found["wave"][2] == "0"
     assert [(started[name][1], found[name][1]) for name in ("linear", "wave")] == [(16, 13), (16, 16)]
     assert [[round(w) for w in judged[name]] for name in ("linear", "wave")] == [[25, 72], [25, 34]]
-    (lost,) = (torch.cdist(found["wave"][0], cloud_of_moons).amin(1) > 1).nonzero().flatten()
-    assert (found["wave"][0][lost] < -2).all()
+    arcs = chapter_cloud("moons")[0]
+    away, of_cloud = (torch.cdist(points, arcs).amin(1) for points in (found["wave"][0], cloud_of_moons))
+    assert (away > of_cloud.max()).sum() == 4 and away.topk(2).values[0] > 2 * away.topk(2).values[1]
+    assert (found["wave"][0][away.argmax()] < -2).all()
     torch.testing.assert_close(found["judge"][0], found["moons"][0])
     assert found["judge"][1] == 19
 
+
+@pytest.mark.slow
+def test_the_answer_about_other_starts_is_true(visit):
+    page = visit("points")
     page.locator("[data-preset=narrow]").click()
     changed = 0
-    for _ in range(20):
+    for _ in range(300):
         page.locator("#again").click()
         before = shares(the_points(page))
         read(page, "points", "(() => { while (it.steps < 300) it.advance(); })()")
         changed += shares(the_points(page)) != before
-    assert changed == 15
+    assert changed / 300 == 0.56
 
 
 def test_a_dial_turned_on_the_way_leaves_the_curve_in_its_place(visit):
@@ -780,13 +786,13 @@ def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
         assert read(page, "digits", "!it.parts.answer.hidden && it.parts.answer.textContent")
 
     angle = torch.cosine_similarity(started["real"], made["real"])
-    assert set(angle.topk(3, largest=False).indices.tolist()) == {1, 4, 5}
+    assert angle.topk(3, largest=False).indices.tolist() == [1, 5, 4]
+    assert round(float(angle.min().acos().rad2deg())) == 64
     assert growth["real"] > 2
     bright = [(ten * train.std + train.mean > 0.5).sum(1) for ten in (started["real"], made["real"])]
     assert (bright[1] > bright[0]).nonzero().flatten().tolist() == [1, 2, 4, 5, 8] and (bright[1] != bright[0]).all()
     alike = torch.cosine_similarity(made["noise"], made["real"])
     assert alike.median() > 0.8 and torch.cosine_similarity(started["noise"], made["real"]).max() < 0.3
-    assert set(alike.topk(2, largest=False).indices.tolist()) == {2, 5}
     assert [round(fall[name][-1]) for name in ("one", "real")] == [118, 49]
     spread, draw, augment = [], seeded(0), SiameseAugment("crop_scale_rotate")
     for _ in range(6):  # the floor of the loss, as in chapter 7, section 4
@@ -796,8 +802,7 @@ def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
             spread.append(sum(float(network.embed(x).var(0).sum()) for x in seen))
     floor = {B: sum(spread) / 6 * (1 / B - 1 / 160) for B in (1, 4)}
     assert abs(floor[1] - 91) < 5 and abs(floor[4] - 22) < 2
-    assert abs((fall["one"][-1] - floor[1]) - (fall["real"][-1] - floor[4])) < 5
-    assert torch.cosine_similarity(made["bare"], made["real"]).min() > 0.8
+    assert floor[1] - floor[4] > 0.9 * (fall["one"][-1] - fall["real"][-1])
     assert torch.cosine_similarity(made["one"], made["real"]).min() > 0.7
     assert growth["contrast"] > 6 and f"{counts['contrast']:.3f}" == "0.025" and f"{counts['bare']:.2f}" == "0.21"
 

@@ -31,11 +31,11 @@ class Digits extends Playground {
       init: "real",
       seed: 1,
       after: 300,
-      question: "Which three of the ten digits will change most, by the angle between start and end? Choose them, then "
-        + "condense: it stops after 300 steps.",
-      answer: "The 1, the 5 and the 4 changed most; from other starts it may be others. The contrast of the ten more than "
-        + "doubled, but not all grew bold: in the 1, 2, 4, 5 and 8 more pixels are brighter than half than at the start, "
-        + "in the others fewer. Now train a network on each row: what is the change worth?",
+      question: "Which three of the ten digits will change most? Choose them, then condense: it stops after 300 steps.",
+      answer: "By the angle between start and end, the 1 (64°), the 5 and the 4; from other starts it may be others. The "
+        + "contrast of the ten more than doubled, but not all grew bold: in the 1, 2, 4, 5 and 8 more pixels are "
+        + "brighter than half than at the start, in the others fewer. Now train a network on each row: what is the "
+        + "change worth?",
     },
     noise: {
       name: "From noise",
@@ -44,8 +44,8 @@ class Digits extends Playground {
       seed: 1,
       after: 300,
       question: "The lower row is noise now. Will digits come out of it?",
-      answer: "They do, and most look much like the lower row at the end of From real digits: the means that they match "
-        + "are the same. The 2 and the 5 are least like it. The upper row is another ten than there.",
+      answer: "They do, and most look much like those that From real digits ends with: the means that they match are "
+        + "the same.",
     },
     one: {
       name: "A batch of one",
@@ -55,9 +55,9 @@ class Digits extends Playground {
       after: 300,
       question: "Each step sees one real digit of each class, not four. Will the loss fall as far? Will the digits "
         + "condense?",
-      answer: "It stays higher: smoothed, it ends at 118, with four digits at 49. But its floor (section 4) is about 91, "
-        + "with four 22: what is left above it is about the same. The digits condense all the same; in section 6 (width "
-        + "32, three sets) one digit instead of 16 costs 1.4 points of accuracy, 95 % interval 1.0 to 1.8.",
+      answer: "It stays higher: smoothed, it ends at 118, with four digits at 49. Most of the difference is the floor "
+        + "(section 4), about 91 and 22. The digits condense all the same; in section 6 (width 32, three sets) one "
+        + "digit instead of 16 costs 1.4 points of accuracy, 95 % interval 1.0 to 1.8.",
     },
     bare: {
       name: "No augmentation",
@@ -65,10 +65,10 @@ class Digits extends Playground {
       init: "real",
       seed: 1,
       after: 300,
-      question: "Real and synthetic digits are compared as they are. Will you see that in the strokes?",
-      answer: "Hardly: each digit is much like the one that augmentation made. In section 6 (16 real digits, width 32, a "
-        + "falling step size, three sets) it costs 0.6 points of accuracy to leave augmentation out, 95 % interval 0.0 to "
-        + "1.1. The judge here, one small network on each row, cannot tell so little.",
+      question: "Real and synthetic digits are compared as they are. Will a network learn less from the ten?",
+      answer: "A little. In section 6 (16 real digits, width 32, a falling step size, three sets) it costs 0.6 points "
+        + "of accuracy to leave augmentation out, 95 % interval 0.0 to 1.1. The judge here, one small network on each "
+        + "row, cannot tell so little.",
     },
     contrast: {
       name: "Contrast that grows",
@@ -78,8 +78,8 @@ class Digits extends Playground {
       after: 300,
       question: "The step size is 8 η, without augmentation. Will it still count for eight times as much as η does, after "
         + "300 steps?",
-      answer: "No: the contrast grew more than sixfold, so the step size counts × 0.025, and 8 η for 0.2 η. That is about "
-        + "what η itself counts for after as many steps, × 0.21 (see No augmentation). Section 7 tells why.",
+      answer: "No: the contrast grew more than sixfold, so the step size counts ×\u00a00.025, and 8 η for 0.2 η. That "
+        + "is about what η itself counts for after as many steps, ×\u00a00.21 (see No augmentation). Section 7 tells why.",
     },
   };
 

@@ -29,8 +29,8 @@ class Points extends Playground {
       question: "Which of the sixteen points will go farthest? Choose one, then descend.",
       answer: "Farthest went the rightmost of the crowd of four in the deepest orange, down into the lower moon, then two "
         + "others of the crowd. Blue draws a point, orange pushes it away. But the colours change as all move: one "
-        + "point ended where the first picture is deeper orange than where it began. Little colour is left, and the "
-        + "sixteen are worth about a hundred.",
+        + "point ended where the first picture is deeper orange than where it began. Little colour is left, and to the "
+        + "judge h = 0.5 the sixteen are worth about a hundred.",
     },
     narrow: {
       name: "Narrow kernel",
@@ -41,8 +41,8 @@ class Points extends Playground {
         + "nearest centre. Will points cross the gaps?",
       answer: "Here none did: 10, 4 and 2 as before. One began between the clusters on the right, a little nearer to the "
         + "lower, and went there; one of the ten was pushed out into the empty space. With h = 0.5 a cluster is hardly "
-        + "felt from the centre of another, but between them points choose: from 15 of 20 other starts (New points) the "
-        + "counts changed.",
+        + "felt from the centre of another, but between them points choose. From 56 % of 300 other starts (New points) "
+        + "the counts changed.",
     },
     wide: {
       name: "A wide one beside it",
@@ -50,7 +50,8 @@ class Points extends Playground {
       seed: 1,
       after: 300,
       question: "The same start, and a second kernel beside the first, four times as wide. And now?",
-      answer: "Now two crossed: 8, 5 and 3, and the sixteen are worth about twice what the narrow kernel made of them.",
+      answer: "Now two crossed: 8, 5 and 3, and to the judge h = 0.5 the sixteen are worth about twice what the narrow "
+        + "kernel made of them.",
     },
     linear: {
       name: "Means alone",
@@ -59,8 +60,8 @@ class Points extends Playground {
       after: 300,
       question: "The linear kernel sees means. What shape will the points take?",
       answer: "The one they had: all sixteen moved by the same vector. The means agree, so MMD² is zero, up to "
-        + "rounding. To this judge they are worth 13, at the start 16. To one with h = 2, who asks for less detail, 72, "
-        + "at the start 25.",
+        + "rounding. To the judge h = 0.5 they are worth 13, at the start 16. To the judge h = 2, who asks for less "
+        + "detail, 72, at the start 25.",
     },
     wave: {
       name: "Two features",
@@ -69,9 +70,9 @@ class Points extends Playground {
       after: 300,
       question: "One random frequency makes one cosine and one sine. The points begin on the moons. Will MMD² fall to "
         + "zero? Will they stay on the moons?",
-      answer: "MMD² is zero, up to rounding, but not all stayed: one went far off, to the lower left. Two features are "
-        + "one wave, and all that is matched is the mean of that wave. To this judge the points are worth 16, as at the "
-        + "start; to one with h = 2, 34, at the start 25.",
+      answer: "MMD² is zero, up to rounding, but four left the moons, one of them far, to the lower left. Two features "
+        + "are one wave, and all that is matched is the mean of that wave. To the judge h = 0.5 the points are worth "
+        + "16, as at the start; to the judge h = 2, 34, at the start 25.",
     },
     judge: {
       name: "A closer judge",
@@ -80,8 +81,8 @@ class Points extends Playground {
       after: 300,
       question: "Moved by h = 0.5, as the moons above, but judged by a kernel five times as narrow. How many random "
         + "points will the sixteen be worth?",
-      answer: "Nineteen. To the judge with h = 0.5 the same sixteen are worth about a hundred: who asks for detail "
-        + "gets little of it from sixteen points.",
+      answer: "Nineteen, to the judge h = 0.1. To the judge h = 0.5 the same sixteen are worth about a hundred: who "
+        + "asks for detail gets little of it from sixteen points.",
     },
   };
 
