@@ -4,8 +4,8 @@ import { DMSteps } from "./distribution_matching.js";
 import { argmax, correct, probabilities, trainNetwork } from "./evaluation.js";
 import { decode, likeMnist, paint, SIDE } from "./images.js";
 import { ConvNet } from "./networks.js";
-import { nextFrame, Playground, plot } from "./playground.js";
-import { choose, generator } from "./randomness.js";
+import { nextCurve, Playground, plot } from "./playground.js";
+import { choose, generator, integer } from "./randomness.js";
 
 const PAD = 7 * SIDE; // pixels of the pad along a side
 const AUGMENT = "crop_scale_rotate";
@@ -118,7 +118,7 @@ class Digits extends Playground {
       <output id="contrast"></output> since the start, so the step size counts × <output id="effective"></output>.</p>
     <canvas id="curve" width="1200" height="180" role="img"></canvas>
     <small>Loss over steps, smoothed (nine tenths of the last value, one of the new), from 0 to
-      <output id="most"></output>. Pale: before.</small>
+      <output id="most"></output>. Pale: before, where it fits.</small>
     <div class="row">
       <button class="act" type="button" id="judge">${TRAIN}</button>
       <output id="verdict"></output>
@@ -170,7 +170,7 @@ class Digits extends Playground {
     this.dm = new DMSteps(this.real, this.config, this.random);
     this.start = this.dm.images.map((image) => Float64Array.from(image));
     this.ten = this.config.init === "real" ? this.start : this.real.map((pool) => choose(pool, 1, this.random)[0]);
-    this.curves = [...this.curves.slice(-4), []];
+    this.curves = nextCurve(this.curves);
     this.forget();
     this.paint("random", this.ten);
   }
@@ -190,13 +190,15 @@ class Digits extends Playground {
     if (name === "wipe") return this.wipe();
   }
 
-  // One image; a step takes those of ten classes.
+  // One image; a step takes those of ten classes. A wider network has a larger loss: another width, another curve.
   advance() {
-    const whole = this.dm.next();
+    const whole = this.dm.next(), { loss, network } = this.dm;
     this.forget();
     if (whole) {
+      if (this.width !== network.width) this.curves = nextCurve(this.curves);
+      this.width = network.width;
       const curve = this.curves.at(-1);
-      curve.push(curve.length ? 0.9 * curve.at(-1) + 0.1 * this.dm.loss : this.dm.loss);
+      curve[this.steps] = curve.length ? 0.9 * curve.at(-1) + 0.1 * loss : loss;
     }
     return whole;
   }
@@ -206,16 +208,21 @@ class Digits extends Playground {
   }
 
   show() {
+    const { parts, curves } = this, losses = curves.at(-1).length ? Object.values(curves.at(-1)) : curves.flat();
+    this.paint("synthetic", this.dm.images);
+    const most = losses.length ? 1.25 * Math.max(...losses) : 1;
+    parts.most.textContent = losses.length ? most.toFixed(0) : "–";
+    plot(parts.curve, curves, { from: 0, to: most });
+    this.measure();
+  }
+
+  measure() {
     const { parts, dm } = this, growth = rms(dm.images) / rms(this.start), curve = this.curves.at(-1);
-    this.paint("synthetic", dm.images);
     parts.steps.textContent = this.steps;
     parts.loss.textContent = curve.length ? curve.at(-1).toFixed(1) : "–";
     parts.contrast.textContent = growth.toFixed(2);
     const counts = dm.images.map((image, c) => square(this.start[c]) / square(image));
     parts.effective.textContent = (counts.reduce((a, b) => a + b) / 10).toPrecision(2);
-    const most = Math.max(1, ...(curve.length ? curve : this.curves.flat()));
-    parts.most.textContent = most > 1 ? most.toFixed(0) : "–";
-    plot(parts.curve, this.curves, { from: 0, to: most });
   }
 
   describe() {

@@ -128,8 +128,11 @@ export class Playground extends HTMLElement {
   }
 }
 
-// Curves over steps: the present one in orange, those before it pale, as far as they are on its axes, and a dashed line
-// that means something.
+// Curves are arrays by step. A new one; of those before it, the last four that have steps stay.
+export const nextCurve = (curves) => [...curves.filter(({ length }) => length > 1).slice(-4), []];
+
+// Curves over steps: the present one dark, those before it pale, where they fit between `from` and `to`, and a dashed
+// line that means something.
 export function plot(canvas, curves, { log, line, from, to }) {
   const pen = canvas.getContext("2d"), { width, height } = canvas, pad = 4;
   const scale = log ? Math.log : (value) => value;
@@ -151,7 +154,7 @@ export function plot(canvas, curves, { log, line, from, to }) {
     draw(Array(most + 1).fill(line), "#8c8c8c");
     pen.setLineDash([]);
   }
-  curves.forEach((curve, i) => {
-    draw(curve, i === curves.length - 1 ? css(ORANGE) : SAND);
-  });
+  for (const curve of curves.slice(0, -1))
+    if (curve.every((value) => value >= from && value <= to)) draw(curve, SAND);
+  draw(curves.at(-1), INK);
 }

@@ -2,7 +2,7 @@
 import { clouds, draw, worth } from "./clouds.js";
 import { fourier, gaussian, gradient, linear, mmd2 } from "./mmd.js";
 import { sgd } from "./optim.js";
-import { BLUE, css, INK, ORANGE, PAPER, Playground, plot } from "./playground.js";
+import { BLUE, INK, nextCurve, ORANGE, PAPER, Playground, plot } from "./playground.js";
 import { choose, generator, normal } from "./randomness.js";
 
 const N = 200, M = 16; // points of the cloud, and those that stand in for them
@@ -125,7 +125,7 @@ class Points extends Playground {
         <div class="row"><label>Judge's h <input type="range" id="judge" min="-1" max="0.3" step="0.1">
           <output id="judgeValue"></output></label></div>
         <canvas id="curve" width="600" height="150" role="img"></canvas>
-        <small>Worth over steps, from 1 to 1,000; dashed: 16. Pale: before, by the same judge.</small>
+        <small>Worth over steps, from 1 to 1,000; dashed: 16. Pale: before, same cloud and judge.</small>
       </div>
     </div>`;
 
@@ -145,8 +145,10 @@ class Points extends Playground {
 
   // A new cloud, and the first of its points as a start
   restart(seed) {
+    const cloud = clouds[this.parts.cloud.value];
+    if (this.cloud !== cloud) this.curves = []; // those of another cloud go
+    this.cloud = cloud;
     this.random = generator(seed);
-    this.cloud = clouds[this.parts.cloud.value];
     this.T = draw(this.cloud, N, this.random);
     this.frequencies = Array.from({ length: 64 }, () => normal(this.random));
     this.begin(this.T.slice(0, 2 * M));
@@ -248,13 +250,18 @@ class Points extends Playground {
       handle.style.top = `${(100 * down(S[2 * i + 1])) / SIZE}%`;
     });
     parts.top.textContent = top.toPrecision(2);
+    plot(parts.curve, this.curves, { log: true, line: M, from: 1, to: 1000 });
+    this.measure();
+  }
+
+  measure() {
+    const { parts, S } = this;
     parts.steps.textContent = this.steps;
     const value = mmd2(this.T, S, this.kernel);
     parts.value.textContent = value < 1e-12 ? 0 : value.toPrecision(3); // what is below is rounding
     parts.worth.textContent = this.worth(S).toFixed(0);
     parts.counts.textContent = this.cloud === clouds.clusters
       ? ` Nearest to the centres of the 50, 30 and 20 %: ${this.counts().join(", ")} points.` : "";
-    plot(parts.curve, this.curves, { log: true, line: M, from: 1, to: 1000 });
   }
 
   // Of the points, those nearest to each centre
