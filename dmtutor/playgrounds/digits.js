@@ -257,8 +257,7 @@ class Digits extends Playground {
     for (const progress of lesson) {
       if (performance.now() < end) continue;
       this.parts.verdict.textContent = progress;
-      do await nextFrame();
-      while (!this.seen);
+      await this.frame();
       if (this.lesson !== lesson) return;
       end = performance.now() + 10;
     }

@@ -26,11 +26,9 @@ const STYLE = `
   [hidden] { display: none !important; }
 `;
 
-export const nextFrame = () => new Promise(requestAnimationFrame);
-
 // A subclass has: static page, presets, verb, leap (steps of a press where nothing shall move) and budget (milliseconds
-// of a frame for computing); build, once; restart; change and act, for its dials and buttons; advance and `steps`; show
-// and describe.
+// of a frame for computing); build, once; restart; change and act, for its dials and buttons; advance and `steps`;
+// measure, which writes the numbers; show, which draws, too; and describe.
 export class Playground extends HTMLElement {
   connectedCallback() {
     if (this.shadowRoot) return; // it was only moved
@@ -46,7 +44,6 @@ export class Playground extends HTMLElement {
     this.shadowRoot.addEventListener("click", ({ target }) => this.pressed(target.closest("button.act")));
     new IntersectionObserver((entries) => {
       this.seen = entries.at(-1).isIntersecting;
-      if (!this.seen) this.running = false;
     }).observe(this);
     this.build();
     this.choose(Object.keys(presets)[0]);
@@ -80,7 +77,13 @@ export class Playground extends HTMLElement {
     this.refresh(button.dataset.preset ? this.choose(button.dataset.preset) : this.act(button.id));
   }
 
-  // So many steps, or until an experiment's answer, or until it is pressed again; and not out of sight.
+  // The next frame in which somebody may look
+  async frame() {
+    do await new Promise(requestAnimationFrame);
+    while (!this.seen && this.isConnected);
+  }
+
+  // So many steps, or until an experiment's answer, or until it is pressed again. Out of sight it rests.
   async run(count) {
     if (this.loop) {
       this.running = false;
@@ -93,9 +96,9 @@ export class Playground extends HTMLElement {
     const { preset } = this, due = preset && this.steps < preset.after ? preset.after : Infinity;
     const goal = () => (this.preset === preset ? Math.min(last, due) : last);
     while (this.running && this.steps < goal()) {
-      await nextFrame();
+      await this.frame();
       if (this.running) this.work(still ? 10 : this.constructor.budget, goal());
-      if (still) this.parts.steps.textContent = this.steps;
+      if (still) this.measure();
       else this.show();
     }
     this.running = this.loop = false;
