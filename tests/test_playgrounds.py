@@ -412,15 +412,35 @@ def test_the_answer_about_other_starts_is_true(visit):
 def test_a_dial_turned_on_the_way_leaves_the_curve_in_its_place(visit):
     page = visit("points")
     known = "it.curves.map(curve => [curve.length, Object.keys(curve).length])"
-    read(page, "points", "(() => { while (it.steps < 5) it.advance(); })()")
-    for dial, expected in [("bandwidth", [6, 6]), ("judge", [6, 1])]:
+    start = read(page, "points", "(() => { while (it.steps < 7) it.advance(); return [...it.start]; })()")
+    for dial, expected in [("bandwidth", [8, 8]), ("judge", [8, 3])]:
         page.locator(f"#{dial}").focus()
         page.keyboard.press("ArrowRight")
         assert read(page, "points", known) == [expected]
+    assert read(page, "points", f"it.curves[0][0] === it.worth({start})"), "what the start is worth to this judge"
     read(page, "points", "it.advance()")
-    assert read(page, "points", known) == [[7, 2]]
+    assert read(page, "points", known) == [[9, 4]]
     page.locator("[data-preset=judge]").click()
     assert read(page, "points", known) == [[1, 1]], "the curve of another judge is gone"
+    read(page, "points", "(() => { while (it.steps < 8) it.advance(); })()")
+    for _ in range(2):
+        page.locator("[data-preset=judge]").click()
+        assert read(page, "points", known) == [[9, 9], [1, 1]], "a start without steps leaves no curve"
+    page.locator("#cloud").select_option("rings")
+    assert read(page, "points", known) == [[1, 1]], "the curves of another cloud are gone"
+
+
+def test_another_judge_keeps_the_answer(visit):
+    page = visit("points")
+    read(page, "points", "(() => { while (it.steps < 300) it.advance(); it.refresh(); })()")
+    question, worth = shown(page, "points", "question"), shown(page, "points", "worth")
+    page.locator("#judge").focus()
+    page.keyboard.press("ArrowLeft")
+    assert shown(page, "points", "worth") != worth and shown(page, "points", "question") == question
+    assert page.locator("#answer").is_visible()
+    page.locator("#bandwidth").focus()
+    page.keyboard.press("ArrowLeft")
+    assert shown(page, "points", "question") != question and not page.locator("#answer").is_visible()
 
 
 def test_descent_runs_pauses_and_rests_out_of_sight(visit):
@@ -457,7 +477,7 @@ def test_an_experiment_stops_at_its_answer_and_goes_on_when_asked(visit, name):
     wait(page, name, "it.steps && !it.loop")
     assert read(page, name, "it.steps") == 3 and shown(page, name, "run") == read(page, name, "it.constructor.verb")
     answer = page.locator("#question + #answer")
-    assert answer.is_visible() and answer.inner_text() == read(page, name, "'After 3 steps: ' + it.preset.answer")
+    assert answer.is_visible() and answer.inner_text() == read(page, name, "'After 3 steps. ' + it.preset.answer")
     page.locator("#run").click()
     wait(page, name, "it.steps > 4")
     page.locator("[data-preset]").nth(1).click()

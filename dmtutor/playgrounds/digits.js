@@ -182,7 +182,7 @@ class Digits extends Playground {
 
   act(name) {
     if (name === "again") {
-      this.preset = null;
+      this.leave();
       this.restart(Math.floor(2 ** 32 * this.random()));
     }
     if (name === "judge") this.judge();

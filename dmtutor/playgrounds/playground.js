@@ -21,6 +21,8 @@ const STYLE = `
   :focus-visible { outline: 3px solid ${css(BLUE)}; outline-offset: 2px; box-shadow: 0 0 0 2px #fff; }
   canvas { display: block; width: 100%; border-radius: .4rem; background: ${css(PAPER)}; }
   output { font-variant-numeric: tabular-nums; }
+  #words { display: flow-root; }
+  #question { margin-top: 0; }
   #answer { scroll-margin: 5rem; }
   .spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   [hidden] { display: none !important; }
@@ -38,7 +40,8 @@ export class Playground extends HTMLElement {
     );
     this.attachShadow({ mode: "open" }).innerHTML = `<style>${STYLE}</style>
       <div class="row" role="group" aria-label="Experiments">${replays.join("")}</div>
-      <p id="question"></p><p id="answer" hidden></p>${page}<div id="spoken" class="spoken" role="status"></div>`;
+      <div id="words"><p id="question"></p><p id="answer" hidden></p></div>${page}
+      <div id="spoken" class="spoken" role="status"></div>`;
     this.parts = Object.fromEntries([...this.shadowRoot.querySelectorAll("[id]")].map((part) => [part.id, part]));
     this.shadowRoot.addEventListener("input", ({ target }) => this.turned(target));
     this.shadowRoot.addEventListener("click", ({ target }) => this.pressed(target.closest("button.act")));
@@ -58,14 +61,24 @@ export class Playground extends HTMLElement {
   choose(key) {
     this.running = false;
     this.preset = this.constructor.presets[key];
+    this.parts.words.style.minHeight = "";
     for (const [dial, value] of Object.entries(this.preset.dials)) this.parts[dial].value = value;
     this.restart(this.preset.seed);
   }
 
-  // A dial: the reader's own experiment, of which we know no answer.
+  // The reader's own experiment, of which we know no answer. The words of the other leave their place empty, so that
+  // nothing moves under a finger.
+  leave() {
+    const { words } = this.parts;
+    if (this.preset) words.style.minHeight = `${words.offsetHeight}px`;
+    this.preset = null;
+    this.ask();
+  }
+
+  // A dial; that of the judge changes no experiment.
   turned(dial) {
     if (!dial) return;
-    this.preset = null;
+    if (dial.id !== "judge") this.leave();
     this.change(dial.id);
     this.refresh();
   }
@@ -113,16 +126,22 @@ export class Playground extends HTMLElement {
     while (this.steps < goal && performance.now() < end);
   }
 
+  // The experiment's question and, when it is due, the answer
+  ask() {
+    const { preset, parts: { question, answer } } = this;
+    for (const button of this.shadowRoot.querySelectorAll("[data-preset]"))
+      button.setAttribute("aria-pressed", this.constructor.presets[button.dataset.preset] === preset);
+    question.textContent = preset ? preset.question : "Your own experiment: what do you expect?";
+    answer.hidden = !(preset && this.steps >= preset.after);
+    answer.textContent = answer.hidden ? "" : `After ${preset.after} steps. ${preset.answer}`;
+  }
+
   // Everything that is seen and, at rest, what is said: news, or how things are.
   refresh(news) {
-    const { question, answer, spoken } = this.parts;
-    for (const button of this.shadowRoot.querySelectorAll("[data-preset]"))
-      button.setAttribute("aria-pressed", this.constructor.presets[button.dataset.preset] === this.preset);
-    question.textContent = this.preset ? this.preset.question : "Your own experiment: what do you expect?";
+    const { answer, spoken } = this.parts;
+    this.ask();
     this.show();
     if (this.running) return;
-    answer.hidden = !(this.preset && this.steps >= this.preset.after);
-    answer.textContent = answer.hidden ? "" : `After ${this.preset.after} steps: ${this.preset.answer}`;
     const text = news ?? `${this.describe()} ${answer.textContent}`;
     clearTimeout(this.waiting);
     this.waiting = setTimeout(() => {

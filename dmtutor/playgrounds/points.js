@@ -162,7 +162,8 @@ class Points extends Playground {
     this.select(null);
     this.velocity = new Float64Array(2 * M);
     this.steps = 0;
-    this.curves = [...this.curves.slice(-4), []];
+    this.path = [];
+    this.curves = nextCurve(this.curves);
     this.change();
   }
 
@@ -190,18 +191,19 @@ class Points extends Playground {
       this.ofT = this.onGrid(this.kernel(this.T));
     }
     this.worth = worth(this.cloud, judge);
-    if (this.judge !== judge) this.curves = [[]]; // those of another judge go
+    if (this.judge !== judge) this.curves = [this.path.map(this.worth)]; // those before go
     this.judge = judge;
     this.keep();
   }
 
   keep() {
     this.curves.at(-1)[this.steps] = this.worth(this.S);
+    if (this.steps % 5 === 0) this.path[this.steps] = this.S.slice(); // for another judge, to whom every fifth will do
   }
 
   act(name) {
     if (name !== "again") return;
-    this.preset = null;
+    this.leave();
     const places = choose([...Array(N).keys()], M, this.random);
     this.begin(Float64Array.from(places.flatMap((i) => [this.T[2 * i], this.T[2 * i + 1]])));
   }
@@ -324,7 +326,8 @@ class Points extends Playground {
   }
 
   place(i, x, y) {
-    this.preset = null;
+    this.leave();
+    this.placed[i] = true;
     this.S[2 * i] = clamp(x);
     this.S[2 * i + 1] = clamp(y);
     this.velocity.fill(0, 2 * i, 2 * i + 2);
