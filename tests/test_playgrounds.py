@@ -540,10 +540,14 @@ def test_a_point_is_dragged_by_mouse_and_stays_while_it_is_held(visit):
     points = the_points(page)
     alone = int(torch.cdist(points, points).topk(2, largest=False).values[:, 1].argmax())  # no other lies on it
     x, y = points[alone].tolist()
-    page.mouse.move(*on_the_map(page, x, y))
+    at = on_the_map(page, x, y)
+    page.mouse.move(at[0] + 5, at[1])
     page.mouse.down()
+    page.mouse.move(at[0] + 5, at[1] + 2)
+    assert torch.equal(the_points(page), points), "a hand that trembles"
     page.mouse.move(*on_the_map(page, 0, 0), steps=3)
-    page.mouse.move(*on_the_map(page, 2, -3), steps=3)
+    to = on_the_map(page, 2, -3)
+    page.mouse.move(to[0] + 5, to[1], steps=3)
     page.locator("#run").focus()
     page.keyboard.press("Enter")
     wait(page, "points", "it.steps >= 5")
@@ -552,6 +556,54 @@ def test_a_point_is_dragged_by_mouse_and_stays_while_it_is_held(visit):
     page.mouse.up()
     torch.testing.assert_close(the_points(page)[alone], torch.tensor([2, -3], dtype=DTYPE), rtol=0, atol=0.03)
     assert page.locator("#stage [aria-pressed=true]").count() == 0
+
+
+def test_a_drag_after_an_answer_hides_it_and_moves_nothing_else(visit):
+    page = visit("points")
+    read(page, "points", "(() => { while (it.steps < 300) it.advance(); it.refresh(); })()")
+    assert page.locator("#answer").is_visible()
+    x, y = on_the_map(page, *the_points(page)[0].tolist())
+    before = page.locator("#map").bounding_box()
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y + 30)
+    assert shown(page, "points", "question").startswith("Your own") and not page.locator("#answer").is_visible()
+    page.mouse.up()
+    assert page.locator("#map").bounding_box()["y"] == pytest.approx(before["y"], abs=1)
+    drawn = "it.ways.getImageData(0, 0, 600, 600).data.filter(Boolean).length"
+    lines = read(page, "points", drawn)
+    page.locator("#once").click()
+    wait(page, "points", "it.steps > 300 && !it.loop")
+    assert read(page, "points", drawn) > lines, "its new way begins with a square"
+    page.locator("[data-preset=moons]").click()
+    assert page.locator("#map").bounding_box()["y"] < before["y"] - 50
+
+
+def test_a_swipe_that_begins_on_a_point_scrolls_unless_it_was_chosen(visit):
+    page = visit("points", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.locator("#stage").scroll_into_view_if_needed()
+    points = the_points(page)
+    touch = page.context.new_cdp_session(page)
+
+    def swipe(i):
+        """By how much the page was scrolled, and whether points moved."""
+        box, top, before = handles.nth(i).bounding_box(), page.evaluate("scrollY"), the_points(page)
+        at = {"x": box["x"] + 12, "y": box["y"] + 12}
+        touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
+        for _ in range(10):
+            at["y"] -= 10
+            touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [at]})
+            page.wait_for_timeout(16)
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_timeout(300)
+        return page.evaluate("scrollY") - top > 50, not torch.equal(the_points(page), before)
+
+    handles = page.locator("#stage button")
+    alone = int(torch.cdist(points, points).topk(2, largest=False).values[:, 1].argmax())
+    assert swipe(alone) == (True, False)
+    box = handles.nth(alone).bounding_box()
+    page.touchscreen.tap(box["x"] + 12, box["y"] + 12)
+    assert swipe(alone) == (False, True)
 
 
 def test_a_point_is_tapped_and_then_its_place(visit):

@@ -7,13 +7,15 @@ import { choose, generator, normal } from "./randomness.js";
 
 const N = 200, M = 16; // points of the cloud, and those that stand in for them
 const REACH = 3.6; // of the picture, either way
+const EDGE = 3.45; // where points are kept, so that they are seen whole
+const SLACK = 0.08; // about four pixels of the screen: what moves a point less is a tap
 const GRID = 49; // places of the witness along a side
 const SIZE = 600; // pixels of the picture
 const TOP = 0.12; // where colours end, unless the witness goes further
 // Pixels of the picture, from its left and from its top
 const across = (x) => (SIZE * (x / REACH + 1)) / 2;
 const down = (y) => (SIZE * (1 - y / REACH)) / 2;
-const clamp = (value) => Math.max(-REACH, Math.min(REACH, value));
+const clamp = (value) => Math.max(-EDGE, Math.min(EDGE, value));
 
 class Points extends Playground {
   static verb = "Descend";
@@ -93,9 +95,9 @@ class Points extends Playground {
       #left { flex: 1 1 22rem; max-width: 27rem; }
       #stage { position: relative; overflow: hidden; }
       #stage button { position: absolute; width: 24px; height: 24px; margin: -12px; padding: 0; border: 0;
-        border-radius: 50%; cursor: grab; touch-action: none;
-        background: radial-gradient(${css(ORANGE)} 0 38%, #fff 42% 50%, transparent 54%); }
-      #stage button[aria-pressed=true] { background: radial-gradient(${INK} 0 38%, #fff 42% 50%, transparent 54%); }
+        border-radius: 50%; cursor: grab; background: radial-gradient(${INK} 0 22%, #fff 26% 30%, transparent 34%); }
+      #stage button[aria-pressed=true] { touch-action: none;
+        background: radial-gradient(#fff 0 18%, ${INK} 22% 42%, transparent 46%); }
       small { display: block; }
     </style>
     <div class="half">
@@ -107,10 +109,10 @@ class Points extends Playground {
           <button class="act" type="button" id="again">New points</button></div>
         <p>After <output id="steps"></output> steps MMD² is <output id="value"></output>.<br>The judge says: these 16
           are worth <b><output id="worth"></output></b> random points.<output id="counts"></output></p>
-        <small id="how">Drag a point, or tap it and then its place. Keys: arrows move it, with Shift farther; Page Up
-          and Page Down go to another.</small>
-        <small>Blue: cloud without points. Orange: points without cloud. Colours end at ±<output id="top"></output>.
-          Lines: the ways of the points, each from a hollow square.</small>
+        <small id="how">Drag a point (by touch: tap it first), or tap it and then its place. Keys: arrows move it, with
+          Shift farther; Page Up and Page Down go to another.</small>
+        <small>Blue: by this kernel the cloud outweighs the points. Orange: the points outweigh the cloud. Colours end
+          at ±<output id="top"></output>. Lines: the ways of descent, each from a hollow square.</small>
       </div>
       <div>
         <div class="row"><label>Cloud <select id="cloud"><option>moons</option><option>rings</option>
@@ -159,6 +161,7 @@ class Points extends Playground {
     this.S = start;
     this.start = start.slice();
     this.ways.clearRect(0, 0, SIZE, SIZE);
+    this.placed = Array(M).fill(true); // so its way begins here
     this.select(null);
     this.velocity = new Float64Array(2 * M);
     this.steps = 0;
@@ -215,10 +218,13 @@ class Points extends Playground {
     sgd(S, slopes, velocity, { lr: 0.25 * M, momentum: 0.9 });
     for (let i = 0; i < S.length; i++) S[i] = clamp(S[i]);
     ways.beginPath();
-    for (let i = 0; i < S.length; i += 2) {
-      if (!this.steps) ways.strokeRect(across(before[i]) - 4, down(before[i + 1]) - 4, 8, 8);
-      ways.moveTo(across(before[i]), down(before[i + 1]));
-      ways.lineTo(across(S[i]), down(S[i + 1]));
+    for (let i = 0; i < M; i++) {
+      if (i === this.held) continue;
+      const x = across(before[2 * i]), y = down(before[2 * i + 1]);
+      if (this.placed[i]) ways.strokeRect(x - 4, y - 4, 8, 8);
+      this.placed[i] = false;
+      ways.moveTo(x, y);
+      ways.lineTo(across(S[2 * i]), down(S[2 * i + 1]));
     }
     ways.stroke();
     this.steps++;
@@ -296,15 +302,20 @@ class Points extends Playground {
     const handle = Object.assign(document.createElement("button"), { type: "button", tabIndex: i ? -1 : 0 });
     handle.setAttribute("aria-roledescription", "movable point");
     handle.setAttribute("aria-pressed", false);
+    let grip, from; // where it was seized, and where it was
     handle.addEventListener("pointerdown", (event) => {
+      this.dragged = false;
+      if (event.pointerType === "touch" && this.selected !== i) return; // a swipe scrolls
       handle.setPointerCapture(event.pointerId);
       this.held = i;
-      this.dragged = false;
+      grip = this.position(event);
+      from = this.S.slice(2 * i, 2 * i + 2);
     });
     handle.addEventListener("pointermove", (event) => {
       if (this.held !== i) return;
-      this.dragged = true;
-      this.place(i, ...this.position(event));
+      const [x, y] = this.position(event).map((part, k) => part - grip[k]);
+      this.dragged ||= Math.hypot(x, y) > SLACK;
+      if (this.dragged) this.place(i, from[0] + x, from[1] + y);
     });
     handle.addEventListener("lostpointercapture", () => {
       this.held = null;
