@@ -114,8 +114,9 @@ class Digits extends Playground {
       <button class="act" type="button" id="once">One step</button>
       <button class="act" type="button" id="again">Other digits</button>
     </div>
-    <p>After <output id="steps"></output> steps: loss, smoothed, <output id="loss"></output>; contrast ×
-      <output id="contrast"></output> since the start, so the step size counts × <output id="effective"></output>.</p>
+    <p>After <output id="steps"></output> steps: loss, smoothed, <output id="loss"></output>; contrast
+      ×&nbsp;<output id="contrast"></output> since the start, so the step size counts
+      ×&nbsp;<output id="effective"></output>.</p>
     <canvas id="curve" width="1200" height="180" role="img"></canvas>
     <small>Loss over steps, smoothed (nine tenths of the last value, one of the new), from 0 to
       <output id="most"></output>. Pale: before, where it fits.</small>
@@ -130,7 +131,7 @@ class Digits extends Playground {
           <button class="act" type="button" id="wipe">Wipe</button>
           <canvas id="asSeen" width="${SIDE}" height="${SIDE}" role="img" aria-label="the digit as the networks see it">
           </canvas></div>
-        <table><caption>Draw a digit. What do the two networks read? In per cent</caption>
+        <table><caption><output id="given"></output> What do the two networks read? In per cent</caption>
           <thead><tr><th scope="col">network of</th>${HEADS}</tr></thead>
           <tbody id="readings"></tbody></table>
       </div>
@@ -263,8 +264,8 @@ class Digits extends Playground {
     }
     this.occupy(null);
     const [few, many] = this.right;
-    this.parts.verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads ${few}, `
-      + `that of ${ROWS[1]} after ${this.steps} steps ${many}.`;
+    this.parts.verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads `
+      + `${few} right, that of ${ROWS[1]} after ${this.steps} steps ${many}.`;
     this.parts.reading.hidden = false;
     this.refresh(`${this.parts.verdict.textContent} ${this.example()}`);
   }
@@ -325,13 +326,15 @@ class Digits extends Playground {
   wipe() {
     this.pen.clearRect(0, 0, PAD, PAD);
     this.printed = false;
+    this.parts.given.textContent = "Draw a digit.";
     return this.read();
   }
 
   // For those who do not draw
   example() {
     this.wipe();
-    const image = choose(this.test.flat(), 1, this.chance)[0], [mean, std] = this.shade;
+    const c = integer(10, this.chance), image = choose(this.test[c], 1, this.chance)[0], [mean, std] = this.shade;
+    this.parts.given.textContent = `A test digit, labelled ${c}.`;
     image.forEach((value, i) => {
       this.pen.globalAlpha = Math.max(0, value * std + mean);
       this.pen.fillRect(7 * (i % SIDE), 7 * Math.floor(i / SIDE), 7, 7);

@@ -11,7 +11,7 @@ const STYLE = `
   .row { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; margin: .6rem 0; }
   p { margin: .6rem 0; }
   label { display: flex; flex-wrap: wrap; gap: .2rem .5rem; align-items: center; }
-  input { max-width: 100%; }
+  input { width: 7rem; max-width: 100%; }
   button.act, select { font: inherit; color: inherit; background: transparent; border: 1px solid currentcolor;
     border-radius: .3rem; padding: .2rem .6rem; min-height: 2rem; max-width: 100%; cursor: pointer; }
   :is(button.act, select):disabled { opacity: .45; cursor: default; }
