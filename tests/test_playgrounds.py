@@ -388,33 +388,59 @@ def test_the_answers_about_points_are_true(visit):
     assert found["linear"][2] == found["wave"][2] == "0"
     assert [(started[name][1], found[name][1]) for name in ("linear", "wave")] == [(16, 13), (16, 16)]
     assert [[round(w) for w in judged[name]] for name in ("linear", "wave")] == [[25, 72], [25, 34]]
-    (lost,) = (torch.cdist(found["wave"][0], cloud_of_moons).amin(1) > 1).nonzero().flatten()
-    assert (found["wave"][0][lost] < -2).all()
+    arcs = chapter_cloud("moons")[0]
+    away, of_cloud = (torch.cdist(points, arcs).amin(1) for points in (found["wave"][0], cloud_of_moons))
+    assert (away > of_cloud.max()).sum() == 4 and away.topk(2).values[0] > 2 * away.topk(2).values[1]
+    assert (found["wave"][0][away.argmax()] < -2).all()
     torch.testing.assert_close(found["judge"][0], found["moons"][0])
     assert found["judge"][1] == 19
 
+
+@pytest.mark.slow
+def test_the_answer_about_other_starts_is_true(visit):
+    page = visit("points")
     page.locator("[data-preset=narrow]").click()
     changed = 0
-    for _ in range(20):
+    for _ in range(300):
         page.locator("#again").click()
         before = shares(the_points(page))
         read(page, "points", "(() => { while (it.steps < 300) it.advance(); })()")
         changed += shares(the_points(page)) != before
-    assert changed == 15
+    assert changed / 300 == 0.56
 
 
 def test_a_dial_turned_on_the_way_leaves_the_curve_in_its_place(visit):
     page = visit("points")
     known = "it.curves.map(curve => [curve.length, Object.keys(curve).length])"
-    read(page, "points", "(() => { while (it.steps < 5) it.advance(); })()")
-    for dial, expected in [("bandwidth", [6, 6]), ("judge", [6, 1])]:
+    start = read(page, "points", "(() => { while (it.steps < 7) it.advance(); return [...it.start]; })()")
+    for dial, expected in [("bandwidth", [8, 8]), ("judge", [8, 3])]:
         page.locator(f"#{dial}").focus()
         page.keyboard.press("ArrowRight")
         assert read(page, "points", known) == [expected]
+    assert read(page, "points", f"it.curves[0][0] === it.worth({start})"), "what the start is worth to this judge"
     read(page, "points", "it.advance()")
-    assert read(page, "points", known) == [[7, 2]]
+    assert read(page, "points", known) == [[9, 4]]
     page.locator("[data-preset=judge]").click()
     assert read(page, "points", known) == [[1, 1]], "the curve of another judge is gone"
+    read(page, "points", "(() => { while (it.steps < 8) it.advance(); })()")
+    for _ in range(2):
+        page.locator("[data-preset=judge]").click()
+        assert read(page, "points", known) == [[9, 9], [1, 1]], "a start without steps leaves no curve"
+    page.locator("#cloud").select_option("rings")
+    assert read(page, "points", known) == [[1, 1]], "the curves of another cloud are gone"
+
+
+def test_another_judge_keeps_the_answer(visit):
+    page = visit("points")
+    read(page, "points", "(() => { while (it.steps < 300) it.advance(); it.refresh(); })()")
+    question, worth = shown(page, "points", "question"), shown(page, "points", "worth")
+    page.locator("#judge").focus()
+    page.keyboard.press("ArrowLeft")
+    assert shown(page, "points", "worth") != worth and shown(page, "points", "question") == question
+    assert page.locator("#answer").is_visible()
+    page.locator("#bandwidth").focus()
+    page.keyboard.press("ArrowLeft")
+    assert shown(page, "points", "question") != question and not page.locator("#answer").is_visible()
 
 
 def test_descent_runs_pauses_and_rests_out_of_sight(visit):
@@ -432,8 +458,14 @@ def test_descent_runs_pauses_and_rests_out_of_sight(visit):
     page.locator("#run").click()
     wait(page, "points", f"it.steps > {steps}")
     page.evaluate("scrollTo(0, 2500)")
-    wait(page, "points", "!it.loop")
-    assert shown(page, "points", "run") == "Descend"
+    wait(page, "points", "!it.seen")
+    page.wait_for_timeout(100)
+    steps = read(page, "points", "it.steps")
+    page.wait_for_timeout(200)
+    assert read(page, "points", "it.steps") == steps
+    page.evaluate("scrollTo(0, 0)")
+    wait(page, "points", f"it.steps > {steps}")
+    assert shown(page, "points", "run") == "Pause"
 
 
 @pytest.mark.parametrize("name", ["points", "digits"])
@@ -445,7 +477,7 @@ def test_an_experiment_stops_at_its_answer_and_goes_on_when_asked(visit, name):
     wait(page, name, "it.steps && !it.loop")
     assert read(page, name, "it.steps") == 3 and shown(page, name, "run") == read(page, name, "it.constructor.verb")
     answer = page.locator("#question + #answer")
-    assert answer.is_visible() and answer.inner_text() == read(page, name, "'After 3 steps: ' + it.preset.answer")
+    assert answer.is_visible() and answer.inner_text() == read(page, name, "'After 3 steps. ' + it.preset.answer")
     page.locator("#run").click()
     wait(page, name, "it.steps > 4")
     page.locator("[data-preset]").nth(1).click()
@@ -508,10 +540,14 @@ def test_a_point_is_dragged_by_mouse_and_stays_while_it_is_held(visit):
     points = the_points(page)
     alone = int(torch.cdist(points, points).topk(2, largest=False).values[:, 1].argmax())  # no other lies on it
     x, y = points[alone].tolist()
-    page.mouse.move(*on_the_map(page, x, y))
+    at = on_the_map(page, x, y)
+    page.mouse.move(at[0] + 5, at[1])
     page.mouse.down()
+    page.mouse.move(at[0] + 5, at[1] + 2)
+    assert torch.equal(the_points(page), points), "a hand that trembles"
     page.mouse.move(*on_the_map(page, 0, 0), steps=3)
-    page.mouse.move(*on_the_map(page, 2, -3), steps=3)
+    to = on_the_map(page, 2, -3)
+    page.mouse.move(to[0] + 5, to[1], steps=3)
     page.locator("#run").focus()
     page.keyboard.press("Enter")
     wait(page, "points", "it.steps >= 5")
@@ -520,6 +556,54 @@ def test_a_point_is_dragged_by_mouse_and_stays_while_it_is_held(visit):
     page.mouse.up()
     torch.testing.assert_close(the_points(page)[alone], torch.tensor([2, -3], dtype=DTYPE), rtol=0, atol=0.03)
     assert page.locator("#stage [aria-pressed=true]").count() == 0
+
+
+def test_a_drag_after_an_answer_hides_it_and_moves_nothing_else(visit):
+    page = visit("points")
+    read(page, "points", "(() => { while (it.steps < 300) it.advance(); it.refresh(); })()")
+    assert page.locator("#answer").is_visible()
+    x, y = on_the_map(page, *the_points(page)[0].tolist())
+    before = page.locator("#map").bounding_box()
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y + 30)
+    assert shown(page, "points", "question").startswith("Your own") and not page.locator("#answer").is_visible()
+    page.mouse.up()
+    assert page.locator("#map").bounding_box()["y"] == pytest.approx(before["y"], abs=1)
+    drawn = "it.ways.getImageData(0, 0, 600, 600).data.filter(Boolean).length"
+    lines = read(page, "points", drawn)
+    page.locator("#once").click()
+    wait(page, "points", "it.steps > 300 && !it.loop")
+    assert read(page, "points", drawn) > lines, "its new way begins with a square"
+    page.locator("[data-preset=moons]").click()
+    assert page.locator("#map").bounding_box()["y"] < before["y"] - 50
+
+
+def test_a_swipe_that_begins_on_a_point_scrolls_unless_it_was_chosen(visit):
+    page = visit("points", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.locator("#stage").scroll_into_view_if_needed()
+    points = the_points(page)
+    touch = page.context.new_cdp_session(page)
+
+    def swipe(i):
+        """By how much the page was scrolled, and whether points moved."""
+        box, top, before = handles.nth(i).bounding_box(), page.evaluate("scrollY"), the_points(page)
+        at = {"x": box["x"] + 12, "y": box["y"] + 12}
+        touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
+        for _ in range(10):
+            at["y"] -= 10
+            touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [at]})
+            page.wait_for_timeout(16)
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_timeout(300)
+        return page.evaluate("scrollY") - top > 50, not torch.equal(the_points(page), before)
+
+    handles = page.locator("#stage button")
+    alone = int(torch.cdist(points, points).topk(2, largest=False).values[:, 1].argmax())
+    assert swipe(alone) == (True, False)
+    box = handles.nth(alone).bounding_box()
+    page.touchscreen.tap(box["x"] + 12, box["y"] + 12)
+    assert swipe(alone) == (False, True)
 
 
 def test_a_point_is_tapped_and_then_its_place(visit):
@@ -559,10 +643,11 @@ def test_where_motion_is_unwanted_a_press_goes_to_its_answer_in_small_pieces(vis
     read(page, name, f"it.constructor.leap = it.preset.after = {steps}")
     page.evaluate(
         f"""() => {{
-            const it = document.querySelector("dm-{name}"), show = it.show.bind(it);
-            it.frames = 0;
+            const it = document.querySelector("dm-{name}"), show = it.show.bind(it), measure = it.measure.bind(it);
+            it.frames = it.measured = 0;
             it.shows = [];
             it.show = () => (it.shows.push(it.frames), show());
+            it.measure = () => (it.measured++, measure());
             const count = () => {{ it.frames++; requestAnimationFrame(count); }};
             requestAnimationFrame(count);
         }}"""
@@ -572,6 +657,7 @@ def test_where_motion_is_unwanted_a_press_goes_to_its_answer_in_small_pieces(vis
     assert read(page, name, "it.steps") == steps and page.locator("#answer").is_visible()
     start, *middle, end = read(page, name, "it.shows")
     assert end - start >= pieces and not [frame for frame in middle if start + 1 < frame < end]
+    assert read(page, name, "it.measured") > pieces, "but the numbers follow"
 
 
 def test_no_piece_of_work_is_long(visit):
@@ -611,14 +697,14 @@ def test_ten_digits_condense_and_teach(visit):
     page.locator("#run").click()
     wait(page, "digits", "!it.loop")
     assert read(page, "digits", picture.replace("synthetic", "random")) == random
-    curve = read(page, "digits", "it.curves.at(-1)")
+    curve = read(page, "digits", "Object.values(it.curves.at(-1))")
     assert curve[-1] < 0.8 * curve[0]
     growth, counts = float(shown(page, "digits", "contrast")), float(shown(page, "digits", "effective"))
     assert growth > 1 > counts
 
     page.locator("#judge").click()
     page.locator("#reading").wait_for()
-    of, few, many = map(int, re.findall(r"\d+ (?=test)|(?<=reads )\d+|\d+(?=\.)", shown(page, "digits", "verdict")))
+    of, few, _, many = map(int, re.findall(r"\d+", shown(page, "digits", "verdict")))
     assert of == 300 and 100 < few < many - 20
     wait(page, "digits", "it.parts.spoken.textContent.includes('reads')")
 
@@ -634,8 +720,10 @@ def test_ten_digits_condense_and_teach(visit):
     assert [int(text) > 50 for text in of_one] == [True, True], "a stroke is a one"
     page.locator("#wipe").click()
     assert rows.nth(0).locator("td").nth(1).inner_text() == "–"
+    assert shown(page, "digits", "given") == "Draw a digit."
     page.locator("#example").click()
     assert rows.nth(0).locator("td").nth(1).inner_text() != "–"
+    assert re.fullmatch(r"A test digit, labelled \d\.", shown(page, "digits", "given"))
 
 
 OBSERVED = """window.IntersectionObserver = class extends IntersectionObserver {
@@ -655,7 +743,9 @@ def test_what_went_out_of_sight_and_came_back_at_once_goes_on(visit):
     page.locator("#run").click()
     wait(page, "digits", "it.steps >= 2")
     page.evaluate("tell([{ isIntersecting: true }, { isIntersecting: false }])")
-    wait(page, "digits", "!it.loop")
+    steps = read(page, "digits", "it.steps")
+    page.wait_for_timeout(300)
+    assert read(page, "digits", "it.steps") <= steps + 1
 
 
 ENABLED = "[...it.shadowRoot.querySelectorAll(':is(button, select):enabled')].map(one => one.textContent)"
@@ -702,8 +792,21 @@ def test_other_digits_keep_the_start_and_the_loss_its_scale(visit):
         page.locator("#once").click()
         wait(page, "digits", "it.steps && !it.loop")
         most[name] = int(shown(page, "digits", "most"))
-        assert most[name] == pytest.approx(read(page, "digits", "it.curves.at(-1)[0]"), abs=0.51)
+        assert most[name] == pytest.approx(1.25 * read(page, "digits", "it.curves.at(-1)[1]"), abs=0.51)
     assert most["real"] < most["noise"]
+
+
+def test_another_width_begins_another_curve(visit):
+    page = visit("digits")
+    read(page, "digits", "(() => { while (it.steps < 3) it.advance(); })()")
+    page.locator("#width").select_option("8")
+    read(page, "digits", "(() => { while (it.steps < 5) it.advance(); })()")
+    assert read(page, "digits", "it.curves.map(Object.keys)") == [["1", "2", "3"], ["4", "5"]]
+    first, then = read(page, "digits", "it.curves.map(Object.values)")
+    assert max(then) < 0.8 * min(first)
+    page.locator("[data-preset=noise]").click()
+    page.locator("[data-preset=real]").click()
+    assert read(page, "digits", "it.curves.map(curve => curve.length)") == [4, 6, 0], "questions leave no curve"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -775,18 +878,18 @@ def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
         page.locator(f"[data-preset={name}]").click()
         started[name], random = (the_images(page, ten) for ten in ("dm.images", "ten"))
         read(page, "digits", "(() => { while (it.steps < 300) it.advance(); it.refresh(); })()")
-        made[name], fall[name] = the_images(page, "dm.images"), read(page, "digits", "it.curves.at(-1)")
+        made[name], fall[name] = the_images(page, "dm.images"), read(page, "digits", "Object.values(it.curves.at(-1))")
         growth[name], counts[name] = (float(shown(page, "digits", part)) for part in ("contrast", "effective"))
         assert read(page, "digits", "!it.parts.answer.hidden && it.parts.answer.textContent")
 
     angle = torch.cosine_similarity(started["real"], made["real"])
-    assert set(angle.topk(3, largest=False).indices.tolist()) == {1, 4, 5}
+    assert angle.topk(3, largest=False).indices.tolist() == [1, 5, 4]
+    assert round(float(angle.min().acos().rad2deg())) == 64
     assert growth["real"] > 2
     bright = [(ten * train.std + train.mean > 0.5).sum(1) for ten in (started["real"], made["real"])]
     assert (bright[1] > bright[0]).nonzero().flatten().tolist() == [1, 2, 4, 5, 8] and (bright[1] != bright[0]).all()
     alike = torch.cosine_similarity(made["noise"], made["real"])
     assert alike.median() > 0.8 and torch.cosine_similarity(started["noise"], made["real"]).max() < 0.3
-    assert set(alike.topk(2, largest=False).indices.tolist()) == {2, 5}
     assert [round(fall[name][-1]) for name in ("one", "real")] == [118, 49]
     spread, draw, augment = [], seeded(0), SiameseAugment("crop_scale_rotate")
     for _ in range(6):  # the floor of the loss, as in chapter 7, section 4
@@ -796,8 +899,7 @@ def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
             spread.append(sum(float(network.embed(x).var(0).sum()) for x in seen))
     floor = {B: sum(spread) / 6 * (1 / B - 1 / 160) for B in (1, 4)}
     assert abs(floor[1] - 91) < 5 and abs(floor[4] - 22) < 2
-    assert abs((fall["one"][-1] - floor[1]) - (fall["real"][-1] - floor[4])) < 5
-    assert torch.cosine_similarity(made["bare"], made["real"]).min() > 0.8
+    assert floor[1] - floor[4] > 0.9 * (fall["one"][-1] - fall["real"][-1])
     assert torch.cosine_similarity(made["one"], made["real"]).min() > 0.7
     assert growth["contrast"] > 6 and f"{counts['contrast']:.3f}" == "0.025" and f"{counts['bare']:.2f}" == "0.21"
 

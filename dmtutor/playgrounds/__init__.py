@@ -36,7 +36,7 @@ class Playground:
 
 
 def script(*names):
-    """Modules and those that they import, each once, as one script for a page: without import, export and comments."""
+    """Modules and those that they import, each once, as one script for a page: no import, export, comment or margin."""
     found = {}
 
     def visit(name):
@@ -44,7 +44,7 @@ def script(*names):
             text = files(__name__).joinpath(f"{name}.js").read_text(encoding="utf-8")
             for other in re.findall(r'^import .* from "\./(\w+)\.js";$', text, re.M):
                 visit(other)
-            found[name] = re.sub(r"^import .*\n|^export |^ *//.*\n", "", text, flags=re.M)
+            found[name] = re.sub(r"^import .*\n|^export |^ *//.*\n|^ +", "", text, flags=re.M)
 
     for name in names:
         visit(name)

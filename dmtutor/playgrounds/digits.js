@@ -4,8 +4,8 @@ import { DMSteps } from "./distribution_matching.js";
 import { argmax, correct, probabilities, trainNetwork } from "./evaluation.js";
 import { decode, likeMnist, paint, SIDE } from "./images.js";
 import { ConvNet } from "./networks.js";
-import { nextFrame, Playground, plot } from "./playground.js";
-import { choose, generator } from "./randomness.js";
+import { nextCurve, Playground, plot } from "./playground.js";
+import { choose, generator, integer } from "./randomness.js";
 
 const PAD = 7 * SIDE; // pixels of the pad along a side
 const AUGMENT = "crop_scale_rotate";
@@ -31,11 +31,11 @@ class Digits extends Playground {
       init: "real",
       seed: 1,
       after: 300,
-      question: "Which three of the ten digits will change most, by the angle between start and end? Choose them, then "
-        + "condense: it stops after 300 steps.",
-      answer: "The 1, the 5 and the 4 changed most; from other starts it may be others. The contrast of the ten more than "
-        + "doubled, but not all grew bold: in the 1, 2, 4, 5 and 8 more pixels are brighter than half than at the start, "
-        + "in the others fewer. Now train a network on each row: what is the change worth?",
+      question: "Which three of the ten digits will change most? Choose them, then condense: it stops after 300 steps.",
+      answer: "By the angle between start and end, the 1 (64°), the 5 and the 4; from other starts it may be others. The "
+        + "contrast of the ten more than doubled, but not all grew bold: in the 1, 2, 4, 5 and 8 more pixels are "
+        + "brighter than half than at the start, in the others fewer. Now train a network on each row: what is the "
+        + "change worth?",
     },
     noise: {
       name: "From noise",
@@ -44,8 +44,8 @@ class Digits extends Playground {
       seed: 1,
       after: 300,
       question: "The lower row is noise now. Will digits come out of it?",
-      answer: "They do, and most look much like the lower row at the end of From real digits: the means that they match "
-        + "are the same. The 2 and the 5 are least like it. The upper row is another ten than there.",
+      answer: "They do, and most look much like those that From real digits ends with: the means that they match are "
+        + "the same.",
     },
     one: {
       name: "A batch of one",
@@ -55,9 +55,9 @@ class Digits extends Playground {
       after: 300,
       question: "Each step sees one real digit of each class, not four. Will the loss fall as far? Will the digits "
         + "condense?",
-      answer: "It stays higher: smoothed, it ends at 118, with four digits at 49. But its floor (section 4) is about 91, "
-        + "with four 22: what is left above it is about the same. The digits condense all the same; in section 6 (width "
-        + "32, three sets) one digit instead of 16 costs 1.4 points of accuracy, 95 % interval 1.0 to 1.8.",
+      answer: "It stays higher: smoothed, it ends at 118, with four digits at 49. Most of the difference is the floor "
+        + "(section 4), about 91 and 22. The digits condense all the same; in section 6 (width 32, three sets) one "
+        + "digit instead of 16 costs 1.4 points of accuracy, 95 % interval 1.0 to 1.8.",
     },
     bare: {
       name: "No augmentation",
@@ -65,10 +65,10 @@ class Digits extends Playground {
       init: "real",
       seed: 1,
       after: 300,
-      question: "Real and synthetic digits are compared as they are. Will you see that in the strokes?",
-      answer: "Hardly: each digit is much like the one that augmentation made. In section 6 (16 real digits, width 32, a "
-        + "falling step size, three sets) it costs 0.6 points of accuracy to leave augmentation out, 95 % interval 0.0 to "
-        + "1.1. The judge here, one small network on each row, cannot tell so little.",
+      question: "Real and synthetic digits are compared as they are. Will a network learn less from the ten?",
+      answer: "A little. In section 6 (16 real digits, width 32, a falling step size, three sets) it costs 0.6 points "
+        + "of accuracy to leave augmentation out, 95 % interval 0.0 to 1.1. The judge here, one small network on each "
+        + "row, cannot tell so little.",
     },
     contrast: {
       name: "Contrast that grows",
@@ -78,8 +78,8 @@ class Digits extends Playground {
       after: 300,
       question: "The step size is 8 η, without augmentation. Will it still count for eight times as much as η does, after "
         + "300 steps?",
-      answer: "No: the contrast grew more than sixfold, so the step size counts × 0.025, and 8 η for 0.2 η. That is about "
-        + "what η itself counts for after as many steps, × 0.21 (see No augmentation). Section 7 tells why.",
+      answer: "No: the contrast grew more than sixfold, so the step size counts ×\u00a00.025, and 8 η for 0.2 η. That "
+        + "is about what η itself counts for after as many steps, ×\u00a00.21 (see No augmentation). Section 7 tells why.",
     },
   };
 
@@ -114,11 +114,12 @@ class Digits extends Playground {
       <button class="act" type="button" id="once">One step</button>
       <button class="act" type="button" id="again">Other digits</button>
     </div>
-    <p>After <output id="steps"></output> steps: loss, smoothed, <output id="loss"></output>; contrast ×
-      <output id="contrast"></output> since the start, so the step size counts × <output id="effective"></output>.</p>
+    <p>After <output id="steps"></output> steps: loss, smoothed, <output id="loss"></output>; contrast
+      ×&nbsp;<output id="contrast"></output> since the start, so the step size counts
+      ×&nbsp;<output id="effective"></output>.</p>
     <canvas id="curve" width="1200" height="180" role="img"></canvas>
     <small>Loss over steps, smoothed (nine tenths of the last value, one of the new), from 0 to
-      <output id="most"></output>. Pale: before.</small>
+      <output id="most"></output>. Pale: before, where it fits.</small>
     <div class="row">
       <button class="act" type="button" id="judge">${TRAIN}</button>
       <output id="verdict"></output>
@@ -130,7 +131,7 @@ class Digits extends Playground {
           <button class="act" type="button" id="wipe">Wipe</button>
           <canvas id="asSeen" width="${SIDE}" height="${SIDE}" role="img" aria-label="the digit as the networks see it">
           </canvas></div>
-        <table><caption>Draw a digit. What do the two networks read? In per cent</caption>
+        <table><caption><output id="given"></output> What do the two networks read? In per cent</caption>
           <thead><tr><th scope="col">network of</th>${HEADS}</tr></thead>
           <tbody id="readings"></tbody></table>
       </div>
@@ -170,7 +171,7 @@ class Digits extends Playground {
     this.dm = new DMSteps(this.real, this.config, this.random);
     this.start = this.dm.images.map((image) => Float64Array.from(image));
     this.ten = this.config.init === "real" ? this.start : this.real.map((pool) => choose(pool, 1, this.random)[0]);
-    this.curves = [...this.curves.slice(-4), []];
+    this.curves = nextCurve(this.curves);
     this.forget();
     this.paint("random", this.ten);
   }
@@ -182,7 +183,7 @@ class Digits extends Playground {
 
   act(name) {
     if (name === "again") {
-      this.preset = null;
+      this.leave();
       this.restart(Math.floor(2 ** 32 * this.random()));
     }
     if (name === "judge") this.judge();
@@ -190,13 +191,15 @@ class Digits extends Playground {
     if (name === "wipe") return this.wipe();
   }
 
-  // One image; a step takes those of ten classes.
+  // One image; a step takes those of ten classes. A wider network has a larger loss: another width, another curve.
   advance() {
-    const whole = this.dm.next();
+    const whole = this.dm.next(), { loss, network } = this.dm;
     this.forget();
     if (whole) {
+      if (this.width !== network.width) this.curves = nextCurve(this.curves);
+      this.width = network.width;
       const curve = this.curves.at(-1);
-      curve.push(curve.length ? 0.9 * curve.at(-1) + 0.1 * this.dm.loss : this.dm.loss);
+      curve[this.steps] = curve.length ? 0.9 * curve.at(-1) + 0.1 * loss : loss;
     }
     return whole;
   }
@@ -206,16 +209,21 @@ class Digits extends Playground {
   }
 
   show() {
+    const { parts, curves } = this, losses = curves.at(-1).length ? Object.values(curves.at(-1)) : curves.flat();
+    this.paint("synthetic", this.dm.images);
+    const most = losses.length ? 1.25 * Math.max(...losses) : 1;
+    parts.most.textContent = losses.length ? most.toFixed(0) : "–";
+    plot(parts.curve, curves, { from: 0, to: most });
+    this.measure();
+  }
+
+  measure() {
     const { parts, dm } = this, growth = rms(dm.images) / rms(this.start), curve = this.curves.at(-1);
-    this.paint("synthetic", dm.images);
     parts.steps.textContent = this.steps;
     parts.loss.textContent = curve.length ? curve.at(-1).toFixed(1) : "–";
     parts.contrast.textContent = growth.toFixed(2);
     const counts = dm.images.map((image, c) => square(this.start[c]) / square(image));
     parts.effective.textContent = (counts.reduce((a, b) => a + b) / 10).toPrecision(2);
-    const most = Math.max(1, ...(curve.length ? curve : this.curves.flat()));
-    parts.most.textContent = most > 1 ? most.toFixed(0) : "–";
-    plot(parts.curve, this.curves, { from: 0, to: most });
   }
 
   describe() {
@@ -250,15 +258,14 @@ class Digits extends Playground {
     for (const progress of lesson) {
       if (performance.now() < end) continue;
       this.parts.verdict.textContent = progress;
-      do await nextFrame();
-      while (!this.seen);
+      await this.frame();
       if (this.lesson !== lesson) return;
       end = performance.now() + 10;
     }
     this.occupy(null);
     const [few, many] = this.right;
-    this.parts.verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads ${few}, `
-      + `that of ${ROWS[1]} after ${this.steps} steps ${many}.`;
+    this.parts.verdict.textContent = `Of ${this.test.flat().length} test digits the network of ${ROWS[0]} reads `
+      + `${few} right, that of ${ROWS[1]} after ${this.steps} steps ${many}.`;
     this.parts.reading.hidden = false;
     this.refresh(`${this.parts.verdict.textContent} ${this.example()}`);
   }
@@ -319,13 +326,15 @@ class Digits extends Playground {
   wipe() {
     this.pen.clearRect(0, 0, PAD, PAD);
     this.printed = false;
+    this.parts.given.textContent = "Draw a digit.";
     return this.read();
   }
 
   // For those who do not draw
   example() {
     this.wipe();
-    const image = choose(this.test.flat(), 1, this.chance)[0], [mean, std] = this.shade;
+    const c = integer(10, this.chance), image = choose(this.test[c], 1, this.chance)[0], [mean, std] = this.shade;
+    this.parts.given.textContent = `A test digit, labelled ${c}.`;
     image.forEach((value, i) => {
       this.pen.globalAlpha = Math.max(0, value * std + mean);
       this.pen.fillRect(7 * (i % SIDE), 7 * Math.floor(i / SIDE), 7, 7);

@@ -11,7 +11,7 @@ const STYLE = `
   .row { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; margin: .6rem 0; }
   p { margin: .6rem 0; }
   label { display: flex; flex-wrap: wrap; gap: .2rem .5rem; align-items: center; }
-  input { max-width: 100%; }
+  input { width: 7rem; max-width: 100%; }
   button.act, select { font: inherit; color: inherit; background: transparent; border: 1px solid currentcolor;
     border-radius: .3rem; padding: .2rem .6rem; min-height: 2rem; max-width: 100%; cursor: pointer; }
   :is(button.act, select):disabled { opacity: .45; cursor: default; }
@@ -21,16 +21,16 @@ const STYLE = `
   :focus-visible { outline: 3px solid ${css(BLUE)}; outline-offset: 2px; box-shadow: 0 0 0 2px #fff; }
   canvas { display: block; width: 100%; border-radius: .4rem; background: ${css(PAPER)}; }
   output { font-variant-numeric: tabular-nums; }
+  #words { display: flow-root; }
+  #question { margin-top: 0; }
   #answer { scroll-margin: 5rem; }
   .spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   [hidden] { display: none !important; }
 `;
 
-export const nextFrame = () => new Promise(requestAnimationFrame);
-
 // A subclass has: static page, presets, verb, leap (steps of a press where nothing shall move) and budget (milliseconds
-// of a frame for computing); build, once; restart; change and act, for its dials and buttons; advance and `steps`; show
-// and describe.
+// of a frame for computing); build, once; restart; change and act, for its dials and buttons; advance and `steps`;
+// measure, which writes the numbers; show, which draws, too; and describe.
 export class Playground extends HTMLElement {
   connectedCallback() {
     if (this.shadowRoot) return; // it was only moved
@@ -40,13 +40,13 @@ export class Playground extends HTMLElement {
     );
     this.attachShadow({ mode: "open" }).innerHTML = `<style>${STYLE}</style>
       <div class="row" role="group" aria-label="Experiments">${replays.join("")}</div>
-      <p id="question"></p><p id="answer" hidden></p>${page}<div id="spoken" class="spoken" role="status"></div>`;
+      <div id="words"><p id="question"></p><p id="answer" hidden></p></div>${page}
+      <div id="spoken" class="spoken" role="status"></div>`;
     this.parts = Object.fromEntries([...this.shadowRoot.querySelectorAll("[id]")].map((part) => [part.id, part]));
     this.shadowRoot.addEventListener("input", ({ target }) => this.turned(target));
     this.shadowRoot.addEventListener("click", ({ target }) => this.pressed(target.closest("button.act")));
     new IntersectionObserver((entries) => {
       this.seen = entries.at(-1).isIntersecting;
-      if (!this.seen) this.running = false;
     }).observe(this);
     this.build();
     this.choose(Object.keys(presets)[0]);
@@ -61,14 +61,24 @@ export class Playground extends HTMLElement {
   choose(key) {
     this.running = false;
     this.preset = this.constructor.presets[key];
+    this.parts.words.style.minHeight = "";
     for (const [dial, value] of Object.entries(this.preset.dials)) this.parts[dial].value = value;
     this.restart(this.preset.seed);
   }
 
-  // A dial: the reader's own experiment, of which we know no answer.
+  // The reader's own experiment, of which we know no answer. The words of the other leave their place empty, so that
+  // nothing moves under a finger.
+  leave() {
+    const { words } = this.parts;
+    if (this.preset) words.style.minHeight = `${words.offsetHeight}px`;
+    this.preset = null;
+    this.ask();
+  }
+
+  // A dial; that of the judge changes no experiment.
   turned(dial) {
     if (!dial) return;
-    this.preset = null;
+    if (dial.id !== "judge") this.leave();
     this.change(dial.id);
     this.refresh();
   }
@@ -80,7 +90,13 @@ export class Playground extends HTMLElement {
     this.refresh(button.dataset.preset ? this.choose(button.dataset.preset) : this.act(button.id));
   }
 
-  // So many steps, or until an experiment's answer, or until it is pressed again; and not out of sight.
+  // The next frame in which somebody may look
+  async frame() {
+    do await new Promise(requestAnimationFrame);
+    while (!this.seen && this.isConnected);
+  }
+
+  // So many steps, or until an experiment's answer, or until it is pressed again. Out of sight it rests.
   async run(count) {
     if (this.loop) {
       this.running = false;
@@ -93,9 +109,9 @@ export class Playground extends HTMLElement {
     const { preset } = this, due = preset && this.steps < preset.after ? preset.after : Infinity;
     const goal = () => (this.preset === preset ? Math.min(last, due) : last);
     while (this.running && this.steps < goal()) {
-      await nextFrame();
+      await this.frame();
       if (this.running) this.work(still ? 10 : this.constructor.budget, goal());
-      if (still) this.parts.steps.textContent = this.steps;
+      if (still) this.measure();
       else this.show();
     }
     this.running = this.loop = false;
@@ -110,16 +126,22 @@ export class Playground extends HTMLElement {
     while (this.steps < goal && performance.now() < end);
   }
 
+  // The experiment's question and, when it is due, the answer
+  ask() {
+    const { preset, parts: { question, answer } } = this;
+    for (const button of this.shadowRoot.querySelectorAll("[data-preset]"))
+      button.setAttribute("aria-pressed", this.constructor.presets[button.dataset.preset] === preset);
+    question.textContent = preset ? preset.question : "Your own experiment: what do you expect?";
+    answer.hidden = !(preset && this.steps >= preset.after);
+    answer.textContent = answer.hidden ? "" : `After ${preset.after} steps. ${preset.answer}`;
+  }
+
   // Everything that is seen and, at rest, what is said: news, or how things are.
   refresh(news) {
-    const { question, answer, spoken } = this.parts;
-    for (const button of this.shadowRoot.querySelectorAll("[data-preset]"))
-      button.setAttribute("aria-pressed", this.constructor.presets[button.dataset.preset] === this.preset);
-    question.textContent = this.preset ? this.preset.question : "Your own experiment: what do you expect?";
+    const { answer, spoken } = this.parts;
+    this.ask();
     this.show();
     if (this.running) return;
-    answer.hidden = !(this.preset && this.steps >= this.preset.after);
-    answer.textContent = answer.hidden ? "" : `After ${this.preset.after} steps: ${this.preset.answer}`;
     const text = news ?? `${this.describe()} ${answer.textContent}`;
     clearTimeout(this.waiting);
     this.waiting = setTimeout(() => {
@@ -128,8 +150,11 @@ export class Playground extends HTMLElement {
   }
 }
 
-// Curves over steps: the present one in orange, those before it pale, as far as they are on its axes, and a dashed line
-// that means something.
+// Curves are arrays by step. A new one; of those before it, the last four that have steps stay.
+export const nextCurve = (curves) => [...curves.filter(({ length }) => length > 1).slice(-4), []];
+
+// Curves over steps: the present one dark, those before it pale, where they fit between `from` and `to`, and a dashed
+// line that means something.
 export function plot(canvas, curves, { log, line, from, to }) {
   const pen = canvas.getContext("2d"), { width, height } = canvas, pad = 4;
   const scale = log ? Math.log : (value) => value;
@@ -151,7 +176,7 @@ export function plot(canvas, curves, { log, line, from, to }) {
     draw(Array(most + 1).fill(line), "#8c8c8c");
     pen.setLineDash([]);
   }
-  curves.forEach((curve, i) => {
-    draw(curve, i === curves.length - 1 ? css(ORANGE) : SAND);
-  });
+  for (const curve of curves.slice(0, -1))
+    if (curve.every((value) => value >= from && value <= to)) draw(curve, SAND);
+  draw(curves.at(-1), INK);
 }

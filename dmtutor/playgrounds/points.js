@@ -2,18 +2,20 @@
 import { clouds, draw, worth } from "./clouds.js";
 import { fourier, gaussian, gradient, linear, mmd2 } from "./mmd.js";
 import { sgd } from "./optim.js";
-import { BLUE, css, INK, ORANGE, PAPER, Playground, plot } from "./playground.js";
+import { BLUE, INK, nextCurve, ORANGE, PAPER, Playground, plot } from "./playground.js";
 import { choose, generator, normal } from "./randomness.js";
 
 const N = 200, M = 16; // points of the cloud, and those that stand in for them
 const REACH = 3.6; // of the picture, either way
+const EDGE = 3.45; // where points are kept, so that they are seen whole
+const SLACK = 0.08; // about four pixels of the screen: what moves a point less is a tap
 const GRID = 49; // places of the witness along a side
 const SIZE = 600; // pixels of the picture
 const TOP = 0.12; // where colours end, unless the witness goes further
 // Pixels of the picture, from its left and from its top
 const across = (x) => (SIZE * (x / REACH + 1)) / 2;
 const down = (y) => (SIZE * (1 - y / REACH)) / 2;
-const clamp = (value) => Math.max(-REACH, Math.min(REACH, value));
+const clamp = (value) => Math.max(-EDGE, Math.min(EDGE, value));
 
 class Points extends Playground {
   static verb = "Descend";
@@ -29,8 +31,8 @@ class Points extends Playground {
       question: "Which of the sixteen points will go farthest? Choose one, then descend.",
       answer: "Farthest went the rightmost of the crowd of four in the deepest orange, down into the lower moon, then two "
         + "others of the crowd. Blue draws a point, orange pushes it away. But the colours change as all move: one "
-        + "point ended where the first picture is deeper orange than where it began. Little colour is left, and the "
-        + "sixteen are worth about a hundred.",
+        + "point ended where the first picture is deeper orange than where it began. Little colour is left, and to the "
+        + "judge h = 0.5 the sixteen are worth about a hundred.",
     },
     narrow: {
       name: "Narrow kernel",
@@ -41,8 +43,8 @@ class Points extends Playground {
         + "nearest centre. Will points cross the gaps?",
       answer: "Here none did: 10, 4 and 2 as before. One began between the clusters on the right, a little nearer to the "
         + "lower, and went there; one of the ten was pushed out into the empty space. With h = 0.5 a cluster is hardly "
-        + "felt from the centre of another, but between them points choose: from 15 of 20 other starts (New points) the "
-        + "counts changed.",
+        + "felt from the centre of another, but between them points choose. From 56 % of 300 other starts (New points) "
+        + "the counts changed.",
     },
     wide: {
       name: "A wide one beside it",
@@ -50,7 +52,8 @@ class Points extends Playground {
       seed: 1,
       after: 300,
       question: "The same start, and a second kernel beside the first, four times as wide. And now?",
-      answer: "Now two crossed: 8, 5 and 3, and the sixteen are worth about twice what the narrow kernel made of them.",
+      answer: "Now two crossed: 8, 5 and 3, and to the judge h = 0.5 the sixteen are worth about twice what the narrow "
+        + "kernel made of them.",
     },
     linear: {
       name: "Means alone",
@@ -59,8 +62,8 @@ class Points extends Playground {
       after: 300,
       question: "The linear kernel sees means. What shape will the points take?",
       answer: "The one they had: all sixteen moved by the same vector. The means agree, so MMD² is zero, up to "
-        + "rounding. To this judge they are worth 13, at the start 16. To one with h = 2, who asks for less detail, 72, "
-        + "at the start 25.",
+        + "rounding. To the judge h = 0.5 they are worth 13, at the start 16. To the judge h = 2, who asks for less "
+        + "detail, 72, at the start 25.",
     },
     wave: {
       name: "Two features",
@@ -69,9 +72,9 @@ class Points extends Playground {
       after: 300,
       question: "One random frequency makes one cosine and one sine. The points begin on the moons. Will MMD² fall to "
         + "zero? Will they stay on the moons?",
-      answer: "MMD² is zero, up to rounding, but not all stayed: one went far off, to the lower left. Two features are "
-        + "one wave, and all that is matched is the mean of that wave. To this judge the points are worth 16, as at the "
-        + "start; to one with h = 2, 34, at the start 25.",
+      answer: "MMD² is zero, up to rounding, but four left the moons, one of them far, to the lower left. Two features "
+        + "are one wave, and all that is matched is the mean of that wave. To the judge h = 0.5 the points are worth "
+        + "16, as at the start; to the judge h = 2, 34, at the start 25.",
     },
     judge: {
       name: "A closer judge",
@@ -80,8 +83,8 @@ class Points extends Playground {
       after: 300,
       question: "Moved by h = 0.5, as the moons above, but judged by a kernel five times as narrow. How many random "
         + "points will the sixteen be worth?",
-      answer: "Nineteen. To the judge with h = 0.5 the same sixteen are worth about a hundred: who asks for detail "
-        + "gets little of it from sixteen points.",
+      answer: "Nineteen, to the judge h = 0.1. To the judge h = 0.5 the same sixteen are worth about a hundred: who "
+        + "asks for detail gets little of it from sixteen points.",
     },
   };
 
@@ -92,9 +95,9 @@ class Points extends Playground {
       #left { flex: 1 1 22rem; max-width: 27rem; }
       #stage { position: relative; overflow: hidden; }
       #stage button { position: absolute; width: 24px; height: 24px; margin: -12px; padding: 0; border: 0;
-        border-radius: 50%; cursor: grab; touch-action: none;
-        background: radial-gradient(${css(ORANGE)} 0 38%, #fff 42% 50%, transparent 54%); }
-      #stage button[aria-pressed=true] { background: radial-gradient(${INK} 0 38%, #fff 42% 50%, transparent 54%); }
+        border-radius: 50%; cursor: grab; background: radial-gradient(${INK} 0 22%, #fff 26% 30%, transparent 34%); }
+      #stage button[aria-pressed=true] { touch-action: none;
+        background: radial-gradient(#fff 0 18%, ${INK} 22% 42%, transparent 46%); }
       small { display: block; }
     </style>
     <div class="half">
@@ -106,10 +109,10 @@ class Points extends Playground {
           <button class="act" type="button" id="again">New points</button></div>
         <p>After <output id="steps"></output> steps MMD² is <output id="value"></output>.<br>The judge says: these 16
           are worth <b><output id="worth"></output></b> random points.<output id="counts"></output></p>
-        <small id="how">Drag a point, or tap it and then its place. Keys: arrows move it, with Shift farther; Page Up
-          and Page Down go to another.</small>
-        <small>Blue: cloud without points. Orange: points without cloud. Colours end at ±<output id="top"></output>.
-          Lines: the ways of the points, each from a hollow square.</small>
+        <small id="how">Drag a point (by touch: tap it first), or tap it and then its place. Keys: arrows move it, with
+          Shift farther; Page Up and Page Down go to another.</small>
+        <small>Blue: by this kernel the cloud outweighs the points. Orange: the points outweigh the cloud. Colours end
+          at ±<output id="top"></output>. Lines: the ways of descent, each from a hollow square.</small>
       </div>
       <div>
         <div class="row"><label>Cloud <select id="cloud"><option>moons</option><option>rings</option>
@@ -124,7 +127,7 @@ class Points extends Playground {
         <div class="row"><label>Judge's h <input type="range" id="judge" min="-1" max="0.3" step="0.1">
           <output id="judgeValue"></output></label></div>
         <canvas id="curve" width="600" height="150" role="img"></canvas>
-        <small>Worth over steps, from 1 to 1,000; dashed: 16. Pale: before, by the same judge.</small>
+        <small>Worth over steps, from 1 to 1,000; dashed: 16. Pale: before, same cloud and judge.</small>
       </div>
     </div>`;
 
@@ -144,8 +147,10 @@ class Points extends Playground {
 
   // A new cloud, and the first of its points as a start
   restart(seed) {
+    const cloud = clouds[this.parts.cloud.value];
+    if (this.cloud !== cloud) this.curves = []; // those of another cloud go
+    this.cloud = cloud;
     this.random = generator(seed);
-    this.cloud = clouds[this.parts.cloud.value];
     this.T = draw(this.cloud, N, this.random);
     this.frequencies = Array.from({ length: 64 }, () => normal(this.random));
     this.begin(this.T.slice(0, 2 * M));
@@ -156,10 +161,12 @@ class Points extends Playground {
     this.S = start;
     this.start = start.slice();
     this.ways.clearRect(0, 0, SIZE, SIZE);
+    this.placed = Array(M).fill(true); // so its way begins here
     this.select(null);
     this.velocity = new Float64Array(2 * M);
     this.steps = 0;
-    this.curves = [...this.curves.slice(-4), []];
+    this.path = [];
+    this.curves = nextCurve(this.curves);
     this.change();
   }
 
@@ -187,18 +194,19 @@ class Points extends Playground {
       this.ofT = this.onGrid(this.kernel(this.T));
     }
     this.worth = worth(this.cloud, judge);
-    if (this.judge !== judge) this.curves = [[]]; // those of another judge go
+    if (this.judge !== judge) this.curves = [this.path.map(this.worth)]; // those before go
     this.judge = judge;
     this.keep();
   }
 
   keep() {
     this.curves.at(-1)[this.steps] = this.worth(this.S);
+    if (this.steps % 5 === 0) this.path[this.steps] = this.S.slice(); // for another judge, to whom every fifth will do
   }
 
   act(name) {
     if (name !== "again") return;
-    this.preset = null;
+    this.leave();
     const places = choose([...Array(N).keys()], M, this.random);
     this.begin(Float64Array.from(places.flatMap((i) => [this.T[2 * i], this.T[2 * i + 1]])));
   }
@@ -210,10 +218,13 @@ class Points extends Playground {
     sgd(S, slopes, velocity, { lr: 0.25 * M, momentum: 0.9 });
     for (let i = 0; i < S.length; i++) S[i] = clamp(S[i]);
     ways.beginPath();
-    for (let i = 0; i < S.length; i += 2) {
-      if (!this.steps) ways.strokeRect(across(before[i]) - 4, down(before[i + 1]) - 4, 8, 8);
-      ways.moveTo(across(before[i]), down(before[i + 1]));
-      ways.lineTo(across(S[i]), down(S[i + 1]));
+    for (let i = 0; i < M; i++) {
+      if (i === this.held) continue;
+      const x = across(before[2 * i]), y = down(before[2 * i + 1]);
+      if (this.placed[i]) ways.strokeRect(x - 4, y - 4, 8, 8);
+      this.placed[i] = false;
+      ways.moveTo(x, y);
+      ways.lineTo(across(S[2 * i]), down(S[2 * i + 1]));
     }
     ways.stroke();
     this.steps++;
@@ -247,13 +258,18 @@ class Points extends Playground {
       handle.style.top = `${(100 * down(S[2 * i + 1])) / SIZE}%`;
     });
     parts.top.textContent = top.toPrecision(2);
+    plot(parts.curve, this.curves, { log: true, line: M, from: 1, to: 1000 });
+    this.measure();
+  }
+
+  measure() {
+    const { parts, S } = this;
     parts.steps.textContent = this.steps;
     const value = mmd2(this.T, S, this.kernel);
     parts.value.textContent = value < 1e-12 ? 0 : value.toPrecision(3); // what is below is rounding
     parts.worth.textContent = this.worth(S).toFixed(0);
     parts.counts.textContent = this.cloud === clouds.clusters
       ? ` Nearest to the centres of the 50, 30 and 20 %: ${this.counts().join(", ")} points.` : "";
-    plot(parts.curve, this.curves, { log: true, line: M, from: 1, to: 1000 });
   }
 
   // Of the points, those nearest to each centre
@@ -286,15 +302,20 @@ class Points extends Playground {
     const handle = Object.assign(document.createElement("button"), { type: "button", tabIndex: i ? -1 : 0 });
     handle.setAttribute("aria-roledescription", "movable point");
     handle.setAttribute("aria-pressed", false);
+    let grip, from; // where it was seized, and where it was
     handle.addEventListener("pointerdown", (event) => {
+      this.dragged = false;
+      if (event.pointerType === "touch" && this.selected !== i) return; // a swipe scrolls
       handle.setPointerCapture(event.pointerId);
       this.held = i;
-      this.dragged = false;
+      grip = this.position(event);
+      from = this.S.slice(2 * i, 2 * i + 2);
     });
     handle.addEventListener("pointermove", (event) => {
       if (this.held !== i) return;
-      this.dragged = true;
-      this.place(i, ...this.position(event));
+      const [x, y] = this.position(event).map((part, k) => part - grip[k]);
+      this.dragged ||= Math.hypot(x, y) > SLACK;
+      if (this.dragged) this.place(i, from[0] + x, from[1] + y);
     });
     handle.addEventListener("lostpointercapture", () => {
       this.held = null;
@@ -316,7 +337,8 @@ class Points extends Playground {
   }
 
   place(i, x, y) {
-    this.preset = null;
+    this.leave();
+    this.placed[i] = true;
     this.S[2 * i] = clamp(x);
     this.S[2 * i + 1] = clamp(y);
     this.velocity.fill(0, 2 * i, 2 * i + 2);
