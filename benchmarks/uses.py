@@ -52,8 +52,8 @@ AXES = {
     "activation": ("relu", "sigmoid"),
 }
 GRID = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
-TRUTH = {"steps": 1000, "lr": 0.01, "batch_size": 64}
-PROXY = {"steps": 300, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
+TRUTH = {"steps": 600, "lr": 0.01, "batch_size": 64}
+PROXY = {"steps": 150, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
 PREFIXES = (1, 2, 5, 10)
 MOMENTS = (0, 1, 3, 10, 30, 100, 316)
 
