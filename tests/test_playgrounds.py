@@ -401,12 +401,12 @@ def test_the_answer_about_other_starts_is_true(visit):
     page = visit("points")
     page.locator("[data-preset=narrow]").click()
     changed = 0
-    for _ in range(60):
+    for _ in range(300):
         page.locator("#again").click()
         before = shares(the_points(page))
         read(page, "points", "(() => { while (it.steps < 300) it.advance(); })()")
         changed += shares(the_points(page)) != before
-    assert changed == 35  # of the first 60; of 300, which take half a minute, 168
+    assert changed / 300 == 0.56
 
 
 def test_a_dial_turned_on_the_way_leaves_the_curve_in_its_place(visit):
