@@ -470,8 +470,7 @@ def test_without_memory_it_says_so(folder, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_stopped_at_some_moment_the_same_command_ends_in_the_same_file(folder, number):
+def test_stopped_at_some_moment_the_same_command_ends_in_the_same_file(folder):
     """By defaults: no flag speaks of a checkpoint."""
     library = str(Path(shell.__file__).parents[1])
     flags = ["--dataset", "data.npz", "--no-evaluate", "--ipc", "3,2", "--iterations", "600", "--width", "8"]
@@ -485,20 +484,25 @@ def test_stopped_at_some_moment_the_same_command_ends_in_the_same_file(folder, n
         env = {**os.environ, "PYTHONPATH": library}
         return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, preexec_fn=heard)
 
-    process, told = start("S.pt"), b""
-    while b"loss" not in told and process.poll() is None:
-        told += process.stderr.read1()
-    process.send_signal(number)
-    told += process.communicate(timeout=60)[1]
-    assert not (folder / "S.pt").exists(), "it ended before it could be stopped"
-    if number != signal.SIGKILL:
-        assert process.returncode == 130 and b"stopped; the same command goes on from S.pt.run" in told
-        assert 0 < torch.load("S.pt.run", weights_only=True)["iteration"] < 600
-    for output in ("S.pt", "whole.pt"):
+    def ends(output):
         process = start(output)
         assert process.communicate(timeout=300) and process.returncode == 0
-    assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
-    assert sorted(os.listdir()) == ["S.pt", "data.npz", "whole.pt"]
+        return Path(output).read_bytes()
+
+    whole = ends("whole.pt")
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        process, told = start(f"{number.name}.pt"), b""
+        while b"loss" not in told and process.poll() is None:
+            told += process.stderr.read1()
+        process.send_signal(number)
+        told += process.communicate(timeout=60)[1]
+        assert not Path(f"{number.name}.pt").exists(), f"{number.name}: it ended before it could be stopped"
+        run = f"{number.name}.pt.run"
+        if number != signal.SIGKILL:
+            assert process.returncode == 130 and f"stopped; the same command goes on from {run}".encode() in told
+            assert 0 < torch.load(run, weights_only=True)["iteration"] < 600
+        assert ends(f"{number.name}.pt") == whole
+    assert sorted(os.listdir()) == ["SIGHUP.pt", "SIGINT.pt", "SIGKILL.pt", "SIGTERM.pt", "data.npz", "whole.pt"]
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

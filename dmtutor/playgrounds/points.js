@@ -43,8 +43,8 @@ class Points extends Playground {
         + "nearest centre. Will points cross the gaps?",
       answer: "Here none did: 10, 4 and 2 as before. One began between the clusters on the right, a little nearer to the "
         + "lower, and went there; one of the ten was pushed out into the empty space. With h = 0.5 a cluster is hardly "
-        + "felt from the centre of another, but between them points choose. From 56 % of 300 other starts (New points) "
-        + "the counts changed.",
+        + "felt from the centre of another, but between them points choose. From 35 of the first 60 other starts "
+        + "(New points) the counts changed.",
     },
     wide: {
       name: "A wide one beside it",
