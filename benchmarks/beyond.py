@@ -10,6 +10,7 @@ name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDE
 Iterations are such that a set takes about five minutes of one core, or twenty at ten images, the pool's training
 included. ``test`` scores them on the test images, and random images and random tiles beside them, with a judge that
 takes the same number of steps on every set; ``--validation`` scores them on the tenth that was left out, and prints it.
+``--times`` T takes T times the iterations, and goes on from a shorter run where there is one.
 ``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
 does the work.
 """
@@ -45,24 +46,25 @@ FILES = {"+ decoding": "decoding", "+ trained networks": "trained", "+ cross-ent
 JUDGES = {1: Recipe.reference(steps=400), 10: Recipe.reference(steps=1000)}
 
 
-def run_file(folder, name, ipc, seed):
-    many = "" if ipc == 1 else f"-{ipc}"
+def run_file(folder, name, ipc, seed, times=1):
+    many = ("" if ipc == 1 else f"-{ipc}") + ("" if times == 1 else f"-x{times}")
     return folder / f"beyond-{name.replace('+', '').replace(' ', '')}{many}-{seed}.pt"
 
 
-def make(real, name, ipc, seed):
+def make(real, name, ipc, seed, times=1):
     """The steps of a run, before the first."""
-    fields = {**COMMON, **RUNGS[name], "ipc": ipc, "iterations": ITERATIONS[ipc][list(RUNGS).index(name)]}
+    fields = {**COMMON, **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][list(RUNGS).index(name)]}
     fields["lr_img"] *= ipc
     return idm_steps(real, config=IDMConfig(**fields), generator=seeded(seed))
 
 
-def condense(real, name, ipc, seed, folder):
+def condense(real, name, ipc, seed, folder, times):
     """Make one set; its state is saved once a minute, the seconds beside it."""
-    steps, path = make(real, name, ipc, seed), run_file(folder, name, ipc, seed)
+    steps, path = make(real, name, ipc, seed, times), run_file(folder, name, ipc, seed, times)
     run = {"state": steps.state_dict(), "losses": [], "seconds": 0.0}
-    if path.exists():
-        run = files.read(path, keys=run)
+    shorter = run_file(folder, name, ipc, seed)
+    if path.exists() or shorter.exists():
+        run = files.read(path if path.exists() else shorter, keys=run)
         steps.load_state_dict(run["state"])
     begin = time.process_time() - run["seconds"]
 
@@ -88,32 +90,32 @@ def trained_pool(steps, seed, folder):
     return files.read(path, keys=("pool", "seconds"))
 
 
-def found(real, name, ipc, seed, folder):
+def found(real, name, ipc, seed, folder, times=1):
     """A set, or what it is held against, and what its making took; None as long as it is not finished."""
     if name == "Random":
         return random_subset(real, ipc, generator=seeded(seed)), {}
     if name == "Random tiles":
         return random_tiles(real, ipc, generator=seeded(seed)), {}
-    path = run_file(folder, name, ipc, seed)
+    path = run_file(folder, name, ipc, seed, times)
     if not path.exists():
         return None
     run = files.read(path, keys=("state", "seconds"))
-    steps = make(real, name, ipc, seed)
+    steps = make(real, name, ipc, seed, times)
     steps.load_state_dict(run["state"])
     if steps.iteration < len(steps):
         return None
     return steps.synthetic, {"iterations": len(steps), "seconds": round(run["seconds"])}
 
 
-def test(table, real, images, name, ipc, seed, folder):
+def test(table, real, images, name, ipc, seed, folder, times):
     """Score a set, or what it is held against, on the test images."""
-    made = found(real, name, ipc, seed, folder)
+    made = found(real, name, ipc, seed, folder, times)
     if made is None:
         return
     synthetic, spent = made
-    if seed == 0 and ipc == 1 and name in FILES:
+    if seed == 0 and ipc == times == 1 and name in FILES:
         keep(synthetic, "cifar10", name)
-    key = {"experiment": "test", "rung": name, "ipc": ipc, "seed": seed}
+    key = {"experiment": "test" if times == 1 else "longer", "rung": name, "ipc": ipc, "seed": seed}
     # A new set tells more than a second network.
     table.judge(key, synthetic, images, networks=1, recipe=JUDGES[ipc], judge=str(JUDGES[ipc]), **spent)
 
@@ -153,6 +155,7 @@ def main():
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
+    parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--validation", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -171,14 +174,14 @@ def main():
             if not all(word in name for word in asked.words):
                 continue
             if asked.task == "test" and asked.validation:
-                made = found(real, name, asked.ipc, seed, asked.runs)
+                made = found(real, name, asked.ipc, seed, asked.runs, asked.times)
                 if made is not None:
                     judge = {"networks": 1, "recipe": JUDGES[asked.ipc], "generator": seeded(0)}
                     print(name, seed, evaluate(made[0], validation, **judge), flush=True)
             elif asked.task == "test":
-                test(table, real, images, name, asked.ipc, seed, asked.runs)
+                test(table, real, images, name, asked.ipc, seed, asked.runs, asked.times)
             elif name in RUNGS:
-                condense(real, name, asked.ipc, seed, asked.runs)
+                condense(real, name, asked.ipc, seed, asked.runs, asked.times)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """What a condensed set is good for: continual learning, the choice of a network, who was used, and smaller sets.
 
     python benchmarks/uses.py --runs FOLDER continual
-    python benchmarks/uses.py --runs FOLDER --data PATH.npz search
+    python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz photographs
+    python benchmarks/uses.py --runs FOLDER --data MNIST.npz search
     python benchmarks/uses.py --runs FOLDER private
     python benchmarks/uses.py --runs FOLDER cut
 
-All on the library's digits. ``continual`` trains networks on what a memory holds after each of five tasks of two
-classes, in five orders; ``search`` trains 36 networks on all digits and on proxies of 100, and scores those of the
-whole set on the 10,000 test images of MNIST in PATH.npz (x_test, y_test), none of which is among the library's digits;
+On the library's digits: ``continual`` trains networks on what a memory holds after each of five tasks of two classes,
+in five orders; ``photographs`` does that with the stored set of CIFAR-10, in three (x_train, y_train, x_test, y_test);
+``search`` trains 36 networks on all digits and on proxies of 100, and scores those of the whole set on the 10,000 test
+images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits;
 ``private`` follows runs from real images and from noise, and measures how near their images are to those that were
 used; ``cut`` takes the first images of each class as a smaller set. FOLDER keeps the sets that were made. Results go to
 dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the work: about
-20 minutes for ``continual``, 40 for ``search``, 10 for each of the others.
+25 minutes for ``continual``, 20 for ``photographs``, 60 for ``search``, 10 for each of the others.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cifar10 import split
 from store import Table, seeded
 
 from dmtutor import (
@@ -95,6 +98,24 @@ def continual(table, folder):
             table.judge(key, of(memory, seen), of(test, seen), **judge)
         for model in MODELS if ipc == 1 else ():
             fine_tuned(table, train, test, order, seed, model)
+
+
+def photographs(table, path):
+    """The same with ten images per class of CIFAR-10; DM's are the stored set."""
+    real, _, test = split(path)
+    recipe = Recipe(width=64, steps=300, batch_size=32)
+    for seed in range(3):
+        order = torch.randperm(10, generator=seeded(seed)).tolist()
+        memories = {
+            "DM": results.images("cifar10_dm_10"),
+            "Random": random_subset(real, 10, generator=seeded(seed)),
+            "Herding": herding(real, 10),
+            "All seen": real,
+        }
+        for (name, memory), task in itertools.product(memories.items(), range(1, 6)):
+            key = {"experiment": "photographs", "memory": name, "ipc": 10, "order": seed, "task": task}
+            seen = order[: 2 * task]
+            table.judge(key, of(memory, seen), of(test, seen), networks=1, recipe=recipe)
 
 
 def fine_tuned(table, train, test, order, seed, model):
@@ -251,10 +272,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("task", choices=("continual", "search", "private", "cut"))
+    parser.add_argument("task", choices=("continual", "photographs", "search", "private", "cut"))
     asked = parser.parse_args()
-    if asked.task == "search" and not asked.data:
-        parser.error("--data is required to search")
+    if asked.task in ("photographs", "search") and not asked.data:
+        parser.error(f"--data is required for {asked.task}")
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
     recipes = {"memory": MEMORY, "all seen": EVERYTHING, "truth": TRUTH, "proxy": PROXY}
@@ -263,6 +284,8 @@ def main():
     match asked.task:
         case "continual":
             continual(table, asked.runs)
+        case "photographs":
+            photographs(table, asked.data)
         case "search":
             search(table, asked.runs, asked.data)
         case "private":
