@@ -10,7 +10,7 @@ name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDE
 Iterations are such that a set takes about five minutes of one core, or twenty at ten images, the pool's training
 included. ``test`` scores them on the test images, and random images and random tiles beside them, with a judge that
 takes the same number of steps on every set; ``--validation`` scores them on the tenth that was left out, and prints it.
-``--times`` T takes T times the iterations, and goes on from a shorter run where there is one.
+``--times`` T takes T times the iterations.
 ``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
 does the work.
 """
@@ -62,9 +62,8 @@ def condense(real, name, ipc, seed, folder, times):
     """Make one set; its state is saved once a minute, the seconds beside it."""
     steps, path = make(real, name, ipc, seed, times), run_file(folder, name, ipc, seed, times)
     run = {"state": steps.state_dict(), "losses": [], "seconds": 0.0}
-    shorter = run_file(folder, name, ipc, seed)
-    if path.exists() or shorter.exists():
-        run = files.read(path if path.exists() else shorter, keys=run)
+    if path.exists():
+        run = files.read(path, keys=run)
         steps.load_state_dict(run["state"])
     begin = time.process_time() - run["seconds"]
 
