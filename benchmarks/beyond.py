@@ -2,6 +2,7 @@
 
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges
     python benchmarks/beyond.py digits
 
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
@@ -10,7 +11,8 @@ name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDE
 Iterations are such that a set takes about five minutes of one core, or twenty at ten images, the pool's training
 included. ``test`` scores them on the test images, and random images and random tiles beside them, with a judge that
 takes the same number of steps on every set; ``--validation`` scores them on the tenth that was left out, and prints it.
-``--times`` T takes T times the iterations.
+``--times`` T takes T times the iterations. ``judges`` scores the sets of one image per class by other judges, too:
+trained for four times as long with cutmix, and on the labels of a network that saw the training images for a while.
 ``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
 does the work.
 """
@@ -24,8 +26,20 @@ import torch
 from cifar10 import split
 from store import FOLDER, Table, seeded
 
-from dmtutor import IDMConfig, Recipe, evaluate, files, idm_steps, load, random_subset, random_tiles
+from dmtutor import (
+    Accuracies,
+    IDMConfig,
+    Recipe,
+    evaluate,
+    files,
+    idm_steps,
+    load,
+    random_subset,
+    random_tiles,
+    results,
+)
 from dmtutor.condensation import saved
+from dmtutor.evaluation import correctness, train_network
 
 COMMON = {"batch_real": 16, "width": 128, "depth": 3, "compile": True}
 POOL = {"pool": 5, "pool_steps": 200}
@@ -44,6 +58,8 @@ DIGITS = {
 }
 FILES = {"+ decoding": "decoding", "+ trained networks": "trained", "+ cross-entropy": "idm"}
 JUDGES = {1: Recipe.reference(steps=400), 10: Recipe.reference(steps=1000)}
+OTHER_JUDGES = {"cutmix, longer": Recipe.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]}
+TEACHER = Recipe(width=128, steps=400, batch_size=64, lr=0.01)
 
 
 def run_file(folder, name, ipc, seed, times=1):
@@ -119,6 +135,22 @@ def test(table, real, images, name, ipc, seed, folder, times):
     table.judge(key, synthetic, images, networks=1, recipe=JUDGES[ipc], judge=str(JUDGES[ipc]), **spent)
 
 
+def judges(table, real, images, seed, folder):
+    """Score what stores one image per class by each of OTHER_JUDGES."""
+    teacher = train_network(real, recipe=TEACHER, generator=seeded(100))
+    key = {"experiment": "judge", "ipc": 1}
+    if table.find(**key, judge="teacher") is None:
+        right = correctness(teacher, images)
+        accuracies = Accuracies(right[None, None])
+        table.add({**key, "judge": "teacher", "recipe": str(TEACHER), "accuracies": results.pack(accuracies)})
+    for name in ("Random", "Random tiles", "DM", "+ cross-entropy"):
+        synthetic, _ = found(real, name, 1, seed, folder)
+        for judge, recipe in OTHER_JUDGES.items():
+            row = {**key, "rung": name, "judge": judge, "seed": seed}
+            soft = {"teacher": teacher} if judge == "soft labels" else {}
+            table.judge(row, synthetic, images, networks=1, recipe=recipe, **soft)
+
+
 def keep(synthetic, data, name):
     """Store a set of seed 0, in 16 bits."""
     meta = {**synthetic.meta, "name": data, "seed": 0}
@@ -150,7 +182,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "test", "digits"))
+    parser.add_argument("task", choices=("condense", "test", "judges", "digits"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
@@ -158,7 +190,7 @@ def main():
     parser.add_argument("--validation", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.task == "digits" or (asked.task == "test" and not asked.validation):
+    if asked.task in ("digits", "judges") or (asked.task == "test" and not asked.validation):
         command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
         table = Table("beyond", command=command, recipes={"test": str(JUDGES[1]), "digits": str(Recipe())})
     if asked.task == "digits":
@@ -169,6 +201,9 @@ def main():
     asked.runs.mkdir(exist_ok=True)
     real, validation, images = split(asked.data)
     for seed in asked.seeds:
+        if asked.task == "judges":
+            judges(table, real, images, seed, asked.runs)
+            continue
         for name in ("Random", "Random tiles", *RUNGS):
             if not all(word in name for word in asked.words):
                 continue
