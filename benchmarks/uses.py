@@ -212,9 +212,11 @@ def private(table, folder):
             rows.append({"iteration": moment, "same": same, **rates(own.amin(0), other.amin(0), first)})
         table.add({**key, "moments": rows})
         print(key, rows[0], rows[-1], flush=True)
-    for init in ("real", "noise"):  # what it costs
-        sets = [made(folder, train, seed, ipc=10, **({"init": init} if init == "noise" else {})) for seed in range(3)]
-        table.judge({"experiment": "start", "init": init}, sets, held_out, networks=2, recipe=Recipe())
+    for ipc, init in itertools.product((1, 10), ("real", "noise")):  # what it costs
+        fields = {"ipc": ipc, **({"init": init} if init == "noise" else {})}
+        sets = [made(folder, train, seed, **fields) for seed in range(3)]
+        key = {"experiment": "start", "init": init, "ipc": ipc}
+        table.judge(key, sets, held_out, networks=2, recipe=Recipe())
 
 
 def to(images, real):
@@ -238,7 +240,7 @@ def rates(used, unused, first):
 # Smaller sets --------------------------------------------------------------------------------------------------------
 
 
-class EveryPrefix(DMSteps):
+class Prefixes(DMSteps):
     """The first images of a class are a set of their own: the loss is the mean of theirs."""
 
     def distance(self, real, syn, labels):
@@ -249,7 +251,7 @@ def cut(table, folder):
     """The first images of each class of a set, against a set of that size."""
     train, test = load("mnist5k")
     config, ten = DMConfig(ipc=10), [made(folder, train, seed, ipc=10) for seed in range(3)]
-    meant = [start(EveryPrefix, DMConfig, train, config, seeded(seed)).finish() for seed in range(3)]
+    meant = [start(Prefixes, DMConfig, train, config, seeded(seed)).finish() for seed in range(3)]
     for ipc in PREFIXES:
         sets = {
             "DM of this size": [made(folder, train, seed, ipc=ipc) for seed in range(3)],
