@@ -113,7 +113,8 @@ def regret(truth, proxy, k=1):
     Parameters
     ----------
     truth, proxy : Tensor, (n,)
-        The true score t of each network, best from a training of its own, and the proxy's p.
+        The true score t of each network, best from a training of its own, and the proxy's p. Among equal p any may be
+        taken.
     k : int
         The networks that are trained in full.
 
