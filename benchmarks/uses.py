@@ -89,6 +89,10 @@ def continual(table, folder):
         }
         if ipc == 1:
             memories["All seen"] = (train, EVERYTHING)
+            for name, (memory, budget) in memories.items():  # is it the network, or its budget?
+                key = {"experiment": "larger step", "memory": name, "order": seed}
+                judge = {"networks": NETWORKS, "recipe": Recipe(model="mlp", lr=0.01, **budget)}
+                table.judge(key, memory, test, **judge)
         tasks = range(1, 6) if ipc == 1 else (5,)  # with two images the end alone, by one judge
         models = MODELS if ipc == 1 else MODELS[:1]
         for model, (name, (memory, budget)), task in itertools.product(models, memories.items(), tasks):
