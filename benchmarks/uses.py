@@ -13,7 +13,7 @@ images of MNIST in MNIST.npz (x_test, y_test), none of which is among the librar
 ``private`` follows runs from real images and from noise, and measures how near their images are to those that were
 used; ``cut`` takes the first images of each class as a smaller set. FOLDER keeps the sets that were made. Results go to
 dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the work: about
-25 minutes for ``continual``, 20 for ``photographs``, 60 for ``search``, 10 for each of the others.
+25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search``, 10 for each of the others.
 """
 
 import argparse
