@@ -328,10 +328,10 @@ sharding.leave()
 
 @pytest.mark.slow
 def test_processes_and_threads_change_no_bit(tmp_path):
-    """1, 2 and 3 processes; 1, 2 and 4 threads; at 1, 3 and 10 images per class, and the improved form at 2."""
+    """1, 2 and 3 processes of 1, 2 and 4 threads, at 1, 3 and 10 images per class, and the improved form at 2."""
     write_digits(tmp_path / "data.npz", 12)
     (tmp_path / "every_ipc.py").write_text(EVERY_IPC)
-    names = ((1, 1), (1, 4), (2, 2), (3, 1), (3, 4))
+    names = [(n, threads) for n in (1, 2, 3) for threads in (1, 2, 4)]
     for n, threads in names:
         start = [] if n == 1 else [*TORCHRUN, str(n)]
         done = subprocess.run([sys.executable, *start, "every_ipc.py", f"{n}x{threads}"], cwd=tmp_path, text=True,
