@@ -1,6 +1,7 @@
 """Beyond distribution matching, rung by rung, on CIFAR-10: sets made in equal time, judged alike.
 
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER choose [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges
     python benchmarks/beyond.py digits
@@ -8,13 +9,13 @@
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
 networks' pool. ``condense`` makes sets of one or ten stored images per class (``--ipc``) for every rung of RUNGS whose
 name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDER once a minute and goes on from there.
-Iterations are such that a set takes about five minutes of one core, or twenty at ten images, the pool's training
-included. ``test`` scores them on the test images, and random images and random tiles beside them, with a judge that
-takes the same number of steps on every set; ``--validation`` scores them on the tenth that was left out, and prints it.
-``--times`` T takes T times the iterations. ``judges`` scores the sets of one image per class by other judges, too:
-trained for four times as long with cutmix, and on the labels of a network that saw the training images for a while.
-``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread
-does the work.
+Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an hour for the
+training of a pool of 20. ``choose`` scores sets of ten images on the tenth that was left out. ``test`` scores sets on
+the test images, and random images and random tiles beside them, with a judge that takes the same number of steps on
+every set. ``--times`` T takes T times the iterations. ``judges`` scores the sets of one image per class by other
+judges, too: trained for four times as long with cutmix, and on the labels of a network that saw the training images
+for a while. ``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by
+row. One thread does the work.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from dmtutor.steps import start
 
 COMMON = {"batch_real": 16, "width": 128, "depth": 3, "compile": True}
 POOL = {"pool": 5, "pool_steps": 200}
+MANY = {"pool": 20, "pool_steps": 600}
 RUNGS = {  # changes to COMMON; the step size is for one image per class, and ten times as large for ten
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 0.25},
     "+ decoding": {"pool": 0, "alpha": 0, "lr_img": 1.0},
@@ -53,8 +55,16 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "+ cross-entropy": {**POOL, "alpha": 10.0, "lr_img": 1.0},
     "+ kernel": {**POOL, "alpha": 10.0, "lr_img": 1.0},
     "+ less noise": {**POOL, "alpha": 10.0, "lr_img": 1.0, "batch_real": 64},  # in place of the kernel
+    "+ more networks": {**MANY, "alpha": 10.0, "lr_img": 1.0},  # from here on what was tried at ten images
+    "+ smaller step": {**MANY, "alpha": 10.0, "lr_img": 0.25},
+    "chosen at ten": {**MANY, "alpha": 1.0, "lr_img": 0.5},
 }
-ITERATIONS = {1: (1200, 800, 550, 550, 550, 180), 10: (900, 350, 320, 320, 320, 200)}  # for five and twenty minutes
+ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
+    1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
+        "+ less noise": 180},
+    10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
+         "+ smaller step": 320, "chosen at ten": 320},
+}  # fmt: skip
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
     "+ decoding": {"pool": 0, "alpha": 0, "iterations": 200},
@@ -85,7 +95,7 @@ def run_file(folder, name, ipc, seed, times=1):
 
 def make(real, name, ipc, seed, times=1):
     """The steps of a run, before the first."""
-    fields = {**COMMON, **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][list(RUNGS).index(name)]}
+    fields = {**COMMON, **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][name]}
     fields["lr_img"] *= ipc
     return start(Kernel if "kernel" in name else IDMSteps, IDMConfig, real, IDMConfig(**fields), seeded(seed))
 
@@ -113,8 +123,8 @@ def condense(real, name, ipc, seed, folder, times):
 
 
 def trained_pool(steps, seed, folder):
-    """The pool of all runs of this seed, which is the same, and the seconds that it took."""
-    path = folder / f"pool-{seed}.pt"
+    """The pool of all runs of this size and seed, which is the same, and the seconds that it took."""
+    path = folder / f"pool-{steps.config.pool}-{steps.config.pool_steps}-{seed}.pt"
     if not path.exists():
         begin = time.process_time()
         files.write({"pool": steps.pool, "seconds": time.process_time() - begin}, path)
@@ -149,6 +159,17 @@ def test(table, real, images, name, ipc, seed, folder, times):
     key = {"experiment": "test" if times == 1 else "longer", "rung": name, "ipc": ipc, "seed": seed}
     # A new set tells more than a second network.
     table.judge(key, synthetic, images, networks=1, recipe=JUDGES[ipc], judge=str(JUDGES[ipc]), **spent)
+
+
+def choose(table, real, validation, name, seed, folder):
+    """Score a set of ten stored images per class on the images held out, by the judge of one."""
+    key = {"experiment": "validation", "rung": name, "ipc": 10, "seed": seed}
+    made = found(real, name, 10, seed, folder)
+    if made is None or table.find(**key):
+        return
+    accuracies = evaluate(made[0], validation, networks=1, recipe=JUDGES[1], generator=seeded(0))
+    table.add({**key, "judge": str(JUDGES[1]), **made[1], "mean": round(accuracies.mean, 4)})
+    print(f"{key}: {accuracies}", flush=True)
 
 
 def judges(table, real, images, seed, folder):
@@ -198,15 +219,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "test", "judges", "digits"))
+    parser.add_argument("task", choices=("condense", "choose", "test", "judges", "digits"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     parser.add_argument("--times", type=int, default=1)
-    parser.add_argument("--validation", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.task in ("digits", "judges") or (asked.task == "test" and not asked.validation):
+    if asked.task != "condense":
         command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
         table = Table("beyond", command=command, recipes={"test": str(JUDGES[1]), "digits": str(Recipe())})
     if asked.task == "digits":
@@ -220,14 +240,11 @@ def main():
         if asked.task == "judges":
             judges(table, real, images, seed, asked.runs)
             continue
-        for name in ("Random", "Random tiles", *RUNGS):
+        for name in ("Random", "Random tiles", *ITERATIONS[asked.ipc]):
             if not all(word in name for word in asked.words):
                 continue
-            if asked.task == "test" and asked.validation:
-                made = found(real, name, asked.ipc, seed, asked.runs, asked.times)
-                if made is not None:
-                    judge = {"networks": 1, "recipe": JUDGES[asked.ipc], "generator": seeded(0)}
-                    print(name, seed, evaluate(made[0], validation, **judge), flush=True)
+            if asked.task == "choose":
+                choose(table, real, validation, name, seed, asked.runs)
             elif asked.task == "test":
                 test(table, real, images, name, asked.ipc, seed, asked.runs, asked.times)
             elif name in RUNGS:
