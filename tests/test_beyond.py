@@ -132,6 +132,11 @@ def test_what_does_not_fit_is_refused_before_any_work(monkeypatch, fields, messa
     assert str(caught.value) == message
 
 
+def test_the_weight_of_the_cross_entropy_falls_with_the_images():
+    assert [IDMConfig(ipc=ipc).alpha for ipc in (1, 10, (1, 2, 9))] == [10, 1, 2.5]
+    assert IDMConfig(pool=0).alpha == 0 and IDMConfig(alpha=3).alpha == 3
+
+
 def test_there_is_no_published_setting():
     with pytest.raises(ValueError, match="setting must be quick for idm"):
         IDMConfig.reference(ipc=1)
