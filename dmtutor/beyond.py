@@ -35,7 +35,7 @@ class IDMConfig(DMConfig):
     alpha : float
         Weight of the cross-entropy of the network's answers to the synthetic images, in units of d' / 512. If None,
         10 / ipc, or 0 without a pool: one trial each on CIFAR-10 found 10 the best of 0, 1 and 10 at one image per
-        class, and 1 better than 10 at ten.
+        class, and 1 with twice the step size better than 10 at ten.
     iterations, batch_real
         As of :class:`~dmtutor.DMConfig`; where they are None, for factor² as many images.
 
