@@ -1,4 +1,4 @@
-"""One iteration of distribution matching at the published setting: the plain loop, blocks, compiled, published code.
+"""One iteration of distribution matching at the published setting: the plain loop, blocks, compiled, 16 bits, published code.
 
     python benchmarks/engine.py                                   # ours, some minutes
     python benchmarks/engine.py --reference PATH [--rounds 5]     # beside the published code, PATH a clone of it
@@ -39,6 +39,7 @@ VARIANTS = {  # name: changes to the published setting
     "blocks of 16": {"block": 16},
     "blocks of 16, memory given back": {"block": 16},
     "blocks of 16, compiled": {"block": 16, "compile": True},
+    "blocks of 16, compiled, 16 bits": {"block": 16, "compile": True, "amp": True},
 }
 PUBLISHED = ("published code", "published code, memory kept")
 QUICK = {  # another setting: race.py times it, beside "published code, 16 images"

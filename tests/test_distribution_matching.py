@@ -34,7 +34,7 @@ def make(real=None, seed=0, **fields):
         *itertools.product(["lr_img"], [0, -1.0, float("nan"), float("inf")]),
         *itertools.product(["momentum"], [-0.1, 1, float("nan")]),
         *itertools.product(["average"], [-0.1, 1, "0.5", float("nan")]),
-        *itertools.product(["compile"], [1, "true", None]),
+        *itertools.product(["compile", "amp"], [1, "true", None]),
         ("init", "random"),
         ("augment", "colour"),
     ],
@@ -500,11 +500,11 @@ def test_an_allocator_that_refuses_keeps_its_own_way(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at it, else hidden
-@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
-def test_translated_it_is_the_same_and_translated_once(shape):
+@pytest.mark.parametrize(("shape", "amp"), [((8, 8), False), ((8, 8, 3), False), ((8, 8, 3), True)])
+def test_translated_it_is_the_same_and_translated_once(shape, amp):
     pixels = torch.rand(27, *shape, generator=seeded())
-    real = from_arrays(pixels, torch.arange(27) % 3).to(dtype=torch.float64)
-    fields = {"ipc": 4, "block": 3, "batch_real": 8, "iterations": 12, "augment": "color_crop_cutout_flip_scale_rotate"}
+    real = from_arrays(pixels, torch.arange(27) % 3).to(dtype=torch.float32 if amp else torch.float64)
+    fields = {"amp": amp, "ipc": 4, "block": 3, "batch_real": 8, "iterations": 12, "augment": "color_crop_cutout_flip_scale_rotate"}
     plain, steps = make(real, **fields), make(real, compile=True, **fields)
     for _ in range(2):
         next(plain), next(steps)
@@ -513,7 +513,28 @@ def test_translated_it_is_the_same_and_translated_once(shape):
     assert before > 0
     plain.finish(), steps.finish()
     assert counters["stats"]["unique_graphs"] == before
-    torch.testing.assert_close(steps.images, plain.images, rtol=0, atol=1e-8)
+    difference = (steps.images - plain.images).norm() / (plain.images - make(real, **fields).images).norm()
+    assert difference < (0.1 if amp else 1e-8)
+
+
+@pytest.mark.parametrize("block", [None, "all", "class", 3])
+def test_in_16_bits_loss_and_gradient_are_nearly_the_same(block):
+    pixels = torch.rand(60, 16, 16, 3, generator=seeded())
+    real = from_arrays(pixels, torch.arange(60) % 3)
+    fields = {"ipc": 4, "batch_real": 16, "iterations": 4, "block": block, "augment": "color_crop_rotate", "width": 32}
+    plain, steps = make(real, **fields), make(real, amp=True, **fields)
+    there, loss = (run.loss_and_gradient() for run in (plain, steps))
+    assert loss[0].dtype == loss[1].dtype == torch.float32
+    assert 0 < abs(float(loss[0] / there[0]) - 1) < 0.01
+    assert 0 < float((loss[1] - there[1]).norm() / there[1].norm()) < 0.1
+    made = steps.finish().images
+    assert made.dtype == torch.float32 and torch.equal(made, make(real, amp=True, **fields).finish().images)
+
+
+def test_16_bits_are_refused_for_images_of_64():
+    real = real_images().to(dtype=torch.float64)
+    with pytest.raises(ValueError, match="amp must be False where images are not torch.float32; got torch.float64"):
+        make(real, amp=True)
 
 
 @pytest.mark.slow

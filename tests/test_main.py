@@ -120,7 +120,7 @@ def test_every_field_of_the_configuration_is_a_flag(folder, monkeypatch):
     values = {"ipc": 3, "iterations": 7, "batch_real": 9, "lr_img": 0.25, "schedule": "constant", "momentum": 0.75,
               "init": "noise",
               "augment": "crop_rotate", "width": 12, "depth": 2, "norm": "batch", "activation": "swish",
-              "pooling": "max", "block": "all", "average": 0.5, "compile": False}  # fmt: skip
+              "pooling": "max", "block": "all", "average": 0.5, "compile": False, "amp": True}  # fmt: skip
     assert set(values) == {f.name for f in dataclasses.fields(DMConfig)}
     taken = {}
 

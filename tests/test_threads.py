@@ -111,6 +111,7 @@ RUNS = {
     "dm": lambda ipc: dm_steps(REAL, config=DMConfig(ipc=ipc, batch_real=13, **SMALL), generator=seeded()),
     "dm, all classes at once": lambda ipc: dm_steps(
         REAL, config=DMConfig(ipc=ipc, block="all", norm="batch", **SMALL), generator=seeded()),
+    "dm, in 16 bits": lambda ipc: dm_steps(REAL, config=DMConfig(ipc=ipc, amp=True, **SMALL), generator=seeded()),
     "idm": lambda ipc: idm_steps(
         REAL, config=IDMConfig(ipc=ipc, batch_real=13, pool=3, pool_steps=3, **SMALL), generator=seeded()),
     "dc": lambda ipc: dc_steps(
