@@ -1,4 +1,4 @@
-"""One iteration of distribution matching at the published setting: the plain loop, blocks, compiled, 16 bits, published code.
+"""One iteration of distribution matching at the published setting: plain loop, blocks, compiled, published code.
 
     python benchmarks/engine.py                                   # ours, some minutes
     python benchmarks/engine.py --reference PATH [--rounds 5]     # beside the published code, PATH a clone of it
@@ -174,8 +174,7 @@ def main():
         x, w = torch.randn(1, 4096, 64, 64).to(memory_format=torch.channels_last), torch.randn(4096, 4096, 1, 1)
         pointwise = rate(2 * 4096**3, lambda: F.conv2d(x, w), repeats=5)
     name = f"engine_{asked.into}" if asked.into else "engine"
-    table = Table(name, command="python benchmarks/engine.py --reference PATH")
-    table.rows.clear()
+    table = Table(name, new=True, command="python benchmarks/engine.py --reference PATH")
     print(f"matrix product {product:.0f} GFLOP/s, as a 1×1 convolution {pointwise:.0f}, middle convolution "
           f"{convolution:.0f}; an iteration {flop / 1e9:.0f} GFLOP")  # fmt: skip
     base = median(seconds[PUBLISHED[0] if asked.reference else names[0]])

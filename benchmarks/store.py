@@ -33,14 +33,17 @@ def provenance(**more):
 class Table:
     """The rows of a result file: what is there already, and a way to add to it.
 
-    A row of another commit, device, version or day than those of the file's first run says so itself.
+    A row of another commit, device, version or day than those of the file's first run says so itself. If it is asked
+    to be ``new``, the file that was there goes.
     """
 
-    def __init__(self, name, **more):
+    def __init__(self, name, *, new=False, **more):
         self.path = FOLDER / f"{name}.json"
+        if new:
+            self.path.unlink(missing_ok=True)
         here = provenance(**more)
-        new = {"provenance": here, "rows": []}
-        self.content = json.loads(self.path.read_text()) if self.path.exists() else new
+        empty = {"provenance": here, "rows": []}
+        self.content = json.loads(self.path.read_text()) if self.path.exists() else empty
         first = self.content["provenance"]
         self.differs = {k: here[k] for k in ("commit", "device", "versions", "date") if here[k] != first.get(k)}
 

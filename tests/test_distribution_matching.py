@@ -504,8 +504,8 @@ def test_an_allocator_that_refuses_keeps_its_own_way(monkeypatch):
 def test_translated_it_is_the_same_and_translated_once(shape, amp):
     pixels = torch.rand(27, *shape, generator=seeded())
     real = from_arrays(pixels, torch.arange(27) % 3).to(dtype=torch.float32 if amp else torch.float64)
-    fields = {"amp": amp, "ipc": 4, "block": 3, "batch_real": 8, "iterations": 12, "augment": "color_crop_cutout_flip_scale_rotate"}
-    plain, steps = make(real, **fields), make(real, compile=True, **fields)
+    fields = {"ipc": 4, "block": 3, "batch_real": 8, "iterations": 12, "augment": "color_crop_cutout_flip_scale_rotate"}
+    plain, steps = (make(real, amp=amp, compile=translated, **fields) for translated in (False, True))
     for _ in range(2):
         next(plain), next(steps)
     counters = torch._dynamo.utils.counters
@@ -533,7 +533,7 @@ def test_in_16_bits_loss_and_gradient_are_nearly_the_same(block):
 
 def test_16_bits_are_refused_for_images_of_64():
     real = real_images().to(dtype=torch.float64)
-    with pytest.raises(ValueError, match="amp must be False where images are not torch.float32; got torch.float64"):
+    with pytest.raises(ValueError, match=r"amp must be False where images are not torch\.float32; got torch\.float64"):
         make(real, amp=True)
 
 
