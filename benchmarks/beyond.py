@@ -3,7 +3,7 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER choose [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
-    python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py digits
 
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
@@ -12,10 +12,9 @@ name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDE
 Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an hour for the
 training of a pool of 20. ``choose`` scores sets of ten images on the tenth that was left out. ``test`` scores sets on
 the test images, and random images and random tiles beside them, with a judge that takes the same number of steps on
-every set. ``--times`` T takes T times the iterations. ``judges`` scores the sets of one image per class by other
-judges, too: trained for four times as long with cutmix, and on the labels of a network that saw the training images
-for a while. ``digits`` does both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by
-row. One thread does the work.
+every set. ``--times`` T takes T times the iterations. ``judges`` scores sets by other judges, too: trained for longer,
+at one image with cutmix, and on the labels of a network that saw the training images for a while. ``digits`` does
+both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
 import argparse
@@ -73,7 +72,11 @@ DIGITS = {
 }
 FILES = {"+ decoding": "decoding", "+ trained networks": "trained", "+ cross-entropy": "idm"}
 JUDGES = {1: Recipe.reference(steps=400), 10: Recipe.reference(steps=1000)}
-OTHER_JUDGES = {"cutmix, longer": Recipe.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]}
+OTHER_JUDGES = {
+    1: {"cutmix, longer": Recipe.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]},
+    10: {"soft labels": JUDGES[10], "twice as long": Recipe.reference(steps=2000)},
+}
+TOP = {1: "+ cross-entropy", 10: "chosen at ten"}
 TEACHER = Recipe(width=128, steps=400, batch_size=64, lr=0.01)
 
 
@@ -172,20 +175,25 @@ def choose(table, real, validation, name, seed, folder):
     print(f"{key}: {accuracies}", flush=True)
 
 
-def judges(table, real, images, seed, folder):
-    """Score what stores one image per class by each of OTHER_JUDGES."""
+def judges(table, real, images, ipc, seed, folder, times, words):
+    """Score random images, random tiles, DM's and those of the top rung by each of OTHER_JUDGES."""
     teacher = train_network(real, recipe=TEACHER, generator=seeded(100))
-    key = {"experiment": "judge", "ipc": 1}
-    if table.find(**key, judge="teacher") is None:
+    key = {"experiment": "judge", "ipc": ipc}
+    if table.find(experiment="judge", judge="teacher") is None:
         right = correctness(teacher, images)
         accuracies = Accuracies(right[None, None])
         table.add({**key, "judge": "teacher", "recipe": str(TEACHER), "accuracies": results.pack(accuracies)})
-    for name in ("Random", "Random tiles", "DM", "+ cross-entropy"):
-        synthetic, _ = found(real, name, 1, seed, folder)
-        for judge, recipe in OTHER_JUDGES.items():
+    for judge, recipe in OTHER_JUDGES[ipc].items():
+        for name in ("Random", "Random tiles", "DM", TOP[ipc]):
+            if not all(word in f"{name}, {judge}" for word in words):
+                continue
+            if (name, ipc) == ("DM", 10):
+                synthetic, spent = results.images("cifar10_dm_10"), {}  # of cifar10.py, of 20,000 iterations
+            else:
+                synthetic, spent = found(real, name, ipc, seed, folder, times)
             row = {**key, "rung": name, "judge": judge, "seed": seed}
             soft = {"teacher": teacher} if judge == "soft labels" else {}
-            table.judge(row, synthetic, images, networks=1, recipe=recipe, **soft)
+            table.judge(row, synthetic, images, networks=1, recipe=recipe, **spent, **soft)
 
 
 def keep(synthetic, data, name):
@@ -238,7 +246,7 @@ def main():
     real, validation, images = split(asked.data)
     for seed in asked.seeds:
         if asked.task == "judges":
-            judges(table, real, images, seed, asked.runs)
+            judges(table, real, images, asked.ipc, seed, asked.runs, asked.times, asked.words)
             continue
         for name in ("Random", "Random tiles", *ITERATIONS[asked.ipc]):
             if not all(word in name for word in asked.words):
