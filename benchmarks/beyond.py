@@ -177,23 +177,30 @@ def choose(table, real, validation, name, seed, folder):
 
 def judges(table, real, images, ipc, seed, folder, times, words):
     """Score random images, random tiles, DM's and those of the top rung by each of OTHER_JUDGES."""
-    teacher = train_network(real, recipe=TEACHER, generator=seeded(100))
-    key = {"experiment": "judge", "ipc": ipc}
-    if table.find(experiment="judge", judge="teacher") is None:
-        right = correctness(teacher, images)
-        accuracies = Accuracies(right[None, None])
-        table.add({**key, "judge": "teacher", "recipe": str(TEACHER), "accuracies": results.pack(accuracies)})
+    key, with_teacher = {"experiment": "judge", "ipc": ipc}, {}
     for judge, recipe in OTHER_JUDGES[ipc].items():
         for name in ("Random", "Random tiles", "DM", TOP[ipc]):
-            if not all(word in f"{name}, {judge}" for word in words):
+            row = {**key, "rung": name, "judge": judge, "seed": seed}
+            if table.find(**row) or not all(word in f"{name}, {judge}" for word in words):
                 continue
+            if judge == "soft labels" and not with_teacher:
+                with_teacher = {"teacher": trained_teacher(table, real, images)}
             if (name, ipc) == ("DM", 10):
                 synthetic, spent = results.images("cifar10_dm_10"), {}  # of cifar10.py, of 20,000 iterations
             else:
                 synthetic, spent = found(real, name, ipc, seed, folder, times)
-            row = {**key, "rung": name, "judge": judge, "seed": seed}
-            soft = {"teacher": teacher} if judge == "soft labels" else {}
+            soft = with_teacher if judge == "soft labels" else {}
             table.judge(row, synthetic, images, networks=1, recipe=recipe, **spent, **soft)
+
+
+def trained_teacher(table, real, images):
+    """The network whose labels are soft; its own accuracy is a row."""
+    teacher = train_network(real, recipe=TEACHER, generator=seeded(100))
+    if table.find(experiment="judge", judge="teacher") is None:
+        accuracies = Accuracies(correctness(teacher, images)[None, None])
+        row = {"experiment": "judge", "ipc": 1, "judge": "teacher", "recipe": str(TEACHER)}
+        table.add({**row, "accuracies": results.pack(accuracies)})
+    return teacher
 
 
 def keep(synthetic, data, name):
