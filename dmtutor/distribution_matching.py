@@ -62,8 +62,9 @@ class DMConfig(Config):
         up to rounding.
     amp : bool
         Let the network compute in 16 bits, ``torch.bfloat16``; images, embeddings, loss and steps keep 32. With
-        ``compile``, and a processor that has instructions for it, a step takes six tenths of the time; without ``compile``
-        it took up to twice as long. What it adds to a gradient is a small part of what another draw changes.
+        ``compile``, and a processor that has instructions for it, a step takes six tenths of the time; without
+        ``compile`` it took up to twice as long. What it adds to a gradient is a small part of what another draw
+        changes.
 
     Raises
     ------
