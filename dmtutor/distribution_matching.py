@@ -61,8 +61,8 @@ class DMConfig(Config):
         Translate the network with ``torch.compile``: some 15 seconds at first, then faster. Results are the same
         up to rounding.
     amp : bool
-        Let the network compute in 16 bits, ``torch.bfloat16``; images, embeddings, loss and steps keep 32. With
-        ``compile``, and a processor that has instructions for it, a step takes six tenths of the time; without
+        Let the network compute in 16 bits, ``torch.bfloat16``, embeddings included; images, loss and steps keep 32.
+        With ``compile``, and a processor that has instructions for it, a step takes six tenths of the time; without
         ``compile`` it took up to twice as long. What it adds to a gradient is a small part of what another draw
         changes.
 
