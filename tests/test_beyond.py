@@ -181,7 +181,8 @@ def test_stopped_while_the_pool_is_trained_there_is_nothing_to_save(tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         condense(real_images(), "idm", **{**FIELDS, "ipc": 1, "iterations": 2}, progress=False,
                  checkpoint=tmp_path / "run.pt")  # fmt: skip
-    assert calls and len(calls) == len(set(calls)), "several at once where there are several threads; none twice"
+    several = torch.get_num_threads() > 1  # begin at once, none of them twice
+    assert calls == [0] or (several and 0 in calls and len(calls) == len(set(calls)))
     monkeypatch.undo()
     assert condense(real_images(), "idm", **{**FIELDS, "ipc": 1, "iterations": 2}, progress=False,
                     checkpoint=tmp_path / "run.pt").meta["iteration"] == 2  # fmt: skip
