@@ -12,8 +12,8 @@ name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDE
 Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an hour for the
 training of a pool of 20. ``choose`` scores sets of ten images on the tenth that was left out. ``test`` scores sets on
 the test images, and random images and random tiles beside them, with a judge that takes the same number of steps on
-every set. ``--times`` T takes T times the iterations. ``judges`` scores sets by other judges, too: trained for longer,
-at one image with cutmix, and on the labels of a network that saw the training images for a while. ``digits`` does
+every set. ``--times`` T takes T times the iterations. ``judges`` scores sets by other judges, too: with cutmix, at one
+image for longer, too, and on the labels of a network that saw the training images for a while. ``digits`` does
 both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
@@ -57,12 +57,15 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "+ more networks": {**MANY, "alpha": 10.0, "lr_img": 1.0},  # from here on what was tried at ten images
     "+ smaller step": {**MANY, "alpha": 10.0, "lr_img": 0.25},
     "chosen at ten": {**MANY, "alpha": 1.0, "lr_img": 0.5},
+    "larger step": {**MANY, "alpha": 1.0, "lr_img": 1.0, "amp": True},
+    "less entropy": {**MANY, "alpha": 0.3, "lr_img": 1.0, "amp": True},
+    "in 16 bits": {**MANY, "alpha": 1.0, "lr_img": 0.5, "amp": True},  # as chosen at ten, and quicker
 }
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
         "+ less noise": 180},
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
-         "+ smaller step": 320, "chosen at ten": 320},
+         "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320},
 }  # fmt: skip
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
@@ -74,9 +77,9 @@ FILES = {"+ decoding": "decoding", "+ trained networks": "trained", "+ cross-ent
 JUDGES = {1: Recipe.reference(steps=400), 10: Recipe.reference(steps=1000)}
 OTHER_JUDGES = {
     1: {"cutmix, longer": Recipe.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]},
-    10: {"soft labels": JUDGES[10], "twice as long": Recipe.reference(steps=2000)},
+    10: {"cutmix": Recipe.reference(steps=1000, cutmix=0.5), "soft labels": JUDGES[10]},
 }
-TOP = {1: "+ cross-entropy", 10: "chosen at ten"}
+TOP = {1: "+ cross-entropy", 10: "in 16 bits"}
 TEACHER = Recipe(width=128, steps=400, batch_size=64, lr=0.01)
 
 
