@@ -8,7 +8,7 @@ test set, as in the papers; nothing is chosen by it, and a tenth of the training
 images are decoded once, into two files in RUNS of 1.4 GB together, and stay there. ``condense`` makes every set of
 SETTINGS whose name has all WORDs, saves its state in RUNS once a minute and goes on from there; ``test`` trains three
 networks on it and three on random real images by the published evaluation, cut to 150 of its 1,000 epochs. One thread
-does the work: at IPC 1 from 13 to 50 minutes for a set, and 10 for a network. Results go to
+does the work: at IPC 1 13 minutes to an hour for a set, and 10 for a network. Results go to
 dmtutor/results/tinyimagenet.json, row by row.
 """
 
