@@ -5,6 +5,7 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py digits
+    python benchmarks/beyond.py gaps
 
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
 networks' pool. ``condense`` makes sets of one or ten stored images per class (``--ipc``) for every rung of RUNGS whose
@@ -14,7 +15,9 @@ training of a pool of 20. ``choose`` scores sets of ten images on the tenth that
 the test images, and random images and random tiles beside them, with a judge that takes the same number of steps on
 every set. ``--times`` T takes T times the iterations. ``judges`` scores sets by other judges, too: for longer, at
 one image with cutmix, and on the labels of a network that saw the training images for a while. ``digits`` does
-both on digits, in some ten minutes. Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
+both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the real ones, for
+networks that were trained for a while, from ten first weights, in three minutes. Results go to
+dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from dmtutor import (
     Accuracies,
     IDMConfig,
     Recipe,
+    decode,
     evaluate,
     files,
     idm_steps,
@@ -40,6 +44,7 @@ from dmtutor import (
 )
 from dmtutor.beyond import IDMSteps
 from dmtutor.condensation import saved
+from dmtutor.distribution_matching import mean_distance
 from dmtutor.evaluation import correctness, train_network
 from dmtutor.mmd import Gaussian, mmd2
 from dmtutor.steps import start
@@ -80,6 +85,7 @@ OTHER_JUDGES = {
     10: {"1,000 epochs": Recipe.reference(), "soft labels": JUDGES[10]},  # as published: two steps an epoch if decoded
 }
 TOP = {1: ("+ cross-entropy",), 10: ("chosen at ten", "in 16 bits")}
+LOOKS = (1, 10, 30, 100, 300)  # steps after which networks look at digits
 TEACHER = Recipe(width=128, steps=400, batch_size=64, lr=0.01)
 
 
@@ -236,11 +242,35 @@ def digits(table):
         table.judge({**key, "rung": name}, made, images, **judge)
 
 
+def gaps(table):
+    """Distance of the means of each class, and the spread of the real class, for networks from ten first weights."""
+    train, _ = load("mnist5k")
+    some = random_subset(train, 100, generator=seeded(0))
+    sets = {name: [results.images(f"mnist5k_{stem}_1")] for name, stem in (("DM", "dm"), *list(FILES.items())[:2])}
+    sets["Random"] = [random_subset(train, 1, generator=seeded(i)) for i in range(3)]
+    for steps in LOOKS:
+        key = {"experiment": "gap", "network_steps": steps}
+        if table.find(**key):
+            continue
+        row = {"spread": [], "distance": {name: [] for name in sets}, "gap": {name: [] for name in sets}}
+        for seed in range(10):
+            network = train_network(train, recipe=Recipe(steps=steps), generator=seeded(seed)).requires_grad_(False)
+            real = network.embed(some.images).unflatten(0, (10, -1))  # (classes, 100, d')
+            spread = (real - real.mean(1, keepdim=True)).square().sum(2).mean(1)
+            row["spread"].append(round(float(spread.mean()), 3))
+            for name, group in sets.items():
+                apart = [mean_distance(real, network.embed(decode(s).images).unflatten(0, (10, -1))) for s in group]
+                apart = torch.stack(apart).mean(0)  # over the sets; a number for each class
+                row["distance"][name].append(round(float(apart.mean()), 3))
+                row["gap"][name].append(round(float((apart / spread).mean()), 4))
+        table.add({**key, **row})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "choose", "test", "judges", "digits"))
+    parser.add_argument("task", choices=("condense", "choose", "test", "judges", "digits", "gaps"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
@@ -250,8 +280,8 @@ def main():
     if asked.task != "condense":
         command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
         table = Table("beyond", command=command, recipes={"test": str(JUDGES[1]), "digits": str(Recipe())})
-    if asked.task == "digits":
-        digits(table)
+    if asked.task in ("digits", "gaps"):
+        (digits if asked.task == "digits" else gaps)(table)
         return
     if not asked.data or not asked.runs:
         parser.error("--data and --runs are required")
