@@ -66,14 +66,13 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "less entropy": {**MANY, "alpha": 0.3, "lr_img": 1.0, "amp": True},
     "in 16 bits": {**MANY, "alpha": 1.0, "lr_img": 0.5, "amp": True},  # as chosen at ten, and quicker
     "half the step": {"pool": 0, "alpha": 0, "lr_img": 0.5},  # of decoding alone
-    "twice the step": {"pool": 0, "alpha": 0, "lr_img": 2.0},
 }
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
         "+ less noise": 180},
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
-         "half the step": 350, "twice the step": 350},
+         "half the step": 350},
 }  # fmt: skip
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
