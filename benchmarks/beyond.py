@@ -248,7 +248,8 @@ def gaps(table):
     """Distance of the means of each class, and the spread of the real class, for networks from ten first weights."""
     train, _ = load("mnist5k")
     some = random_subset(train, 100, generator=seeded(0))
-    sets = {name: [results.images(f"mnist5k_{stem}_1")] for name, stem in (("DM", "dm"), *list(FILES.items())[:2])}
+    stems = {"DM": "dm", "+ decoding": "decoding", "+ trained networks": "trained"}
+    sets = {name: [results.images(f"mnist5k_{stem}_1")] for name, stem in stems.items()}
     sets["Random"] = [random_subset(train, 1, generator=seeded(i)) for i in range(3)]
     for steps in LOOKS:
         key = {"experiment": "gap", "network_steps": steps}
@@ -282,8 +283,9 @@ def main():
     if asked.task != "condense":
         command = "python benchmarks/beyond.py --data PATH.npz --runs FOLDER TASK"
         table = Table("beyond", command=command, recipes={"test": str(JUDGES[1]), "digits": str(Recipe())})
-    if asked.task in ("digits", "gaps"):
-        (digits if asked.task == "digits" else gaps)(table)
+    on_digits = {"digits": digits, "gaps": gaps}.get(asked.task)
+    if on_digits:
+        on_digits(table)
         return
     if not asked.data or not asked.runs:
         parser.error("--data and --runs are required")
