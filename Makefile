@@ -3,9 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 # As many processes as cores, with one thread each: several threads in each would wait for one another.
 export OMP_NUM_THREADS ?= 1
-TEST = $(BIN)/python -m pytest -n logical
+# The processor that is imitated, see tools/processors.py; the chapter of `make check`.
+PROCESSOR ?= own
+CHAPTER ?= 07
+TEST = $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder --processor $(PROCESSOR)
 
-.PHONY: help book test colab notebooks clean
+.PHONY: help book test check lint processor colab notebooks clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,11 +32,21 @@ book: .venv/installed  ## render the book into _build/html
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
 test: .venv/installed  ## lint, unit tests, every notebook, the book with warnings as errors, its pages
-	$(BIN)/ruff check .
-	$(BIN)/python tools/lint_scripts.py
-	$(TEST) --nbval --dist loadfile --ignore tests/test_site.py
+	$(MAKE) lint
+	$(TEST) --nbval --ignore tests/test_site.py
 	$(MAKE) book
 	$(TEST) tests/test_site.py
+
+check: .venv/installed  ## while you work: lint, the quick unit tests, one chapter (CHAPTER=07)
+	$(MAKE) lint
+	$(TEST) --nbval -m "not slow" dmtutor tests book/$(CHAPTER)_*.ipynb
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/python tools/lint_scripts.py
+
+processor: .venv/installed  ## run every notebook on an imitated processor (PROCESSOR=avx2; tools/processors.py)
+	$(TEST) --nbval book
 
 colab: .venv-colab/installed  ## run every notebook as Colab does (what is committed)
 	.venv-colab/bin/python tools/run_as_colab.py

@@ -3,6 +3,8 @@ import re
 from collections import defaultdict
 from unittest import mock
 
+import faults
+import processors
 import pytest
 from execute_notebooks import kernel_environment
 from hypothesis import settings
@@ -12,10 +14,23 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--processor", default="own", help="imitate another one: sse41, avx2, jitter1, ..., today")
+
+
 def pytest_configure(config):
-    """Where nbval is there, a notebook's solutions run, too: each after all cells, as a reader would run it."""
-    if not config.pluginmanager.has_plugin("nbval"):
-        return
+    folder = config.rootpath / ".pytest_cache" / "processors"
+    try:
+        os.environ.update(processors.environment(config.option.processor, folder))  # before torch is imported
+    except ValueError as error:
+        raise pytest.UsageError(f"--processor: {error}") from error
+    if config.pluginmanager.has_plugin("nbval"):
+        run_solutions()
+
+
+def run_solutions():
+    """Where nbval is there, more runs after a notebook's cells, in a copy of its names: its solutions, as a reader would
+    run them, and its guards once more on a wrong number (tools/faults.py), which they have to notice."""
     import nbformat
     from nbval.plugin import IPyNbCell, IPyNbFile
 
@@ -25,11 +40,13 @@ def pytest_configure(config):
         cells = list(collect_cells(self))
         prose = "\n".join(cell.source for cell in self.nb.cells if cell.cell_type == "markdown")
         hidden = "\n".join(re.findall(r"<details>.*?</details>", prose, re.DOTALL))
-        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", hidden, re.M | re.S), start=1):
-            cell = nbformat.v4.new_code_cell(f"exec({code!r}, dict(globals()))")  # in a copy of the chapter's names
+        more = {f"Solution {n}": code for n, code in
+                enumerate(re.findall(r"^```python\n(.*?)^```", hidden, re.M | re.S), start=1)}  # fmt: skip
+        more |= {f"Fault {n}": code for n, code in enumerate(faults.planted(self.path.stem, self.nb.cells), start=1)}
+        for name, code in more.items():
+            cell = nbformat.v4.new_code_cell(f"exec({code!r}, dict(globals()))")
             options = defaultdict(bool)  # what it prints is compared with nothing
-            name, place = f"Solution {number}", len(cells)
-            cells.append(IPyNbCell.from_parent(self, name=name, cell_num=place, cell=cell, options=options))
+            cells.append(IPyNbCell.from_parent(self, name=name, cell_num=len(cells), cell=cell, options=options))
         return cells
 
     IPyNbFile.collect = collect
@@ -44,4 +61,6 @@ def pytest_runtest_setup(item):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """What takes long goes first, so that in the end no process waits for another."""
+    slow = {item.path for item in items if item.path.suffix == ".ipynb" or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import io
 import itertools
 import os
@@ -500,8 +501,12 @@ def test_an_allocator_that_refuses_keeps_its_own_way(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at it, else hidden
-@pytest.mark.parametrize(("shape", "amp"), [((8, 8), False), ((8, 8, 3), False), ((8, 8, 3), True)])
-def test_translated_it_is_the_same_and_translated_once(shape, amp):
+@pytest.mark.parametrize(("shape", "amp", "backend"), [
+    ((8, 8), False, "eager"), ((8, 8, 3), False, "inductor"), ((8, 8, 3), True, "inductor"),
+])
+def test_translated_it_is_the_same_and_translated_once(shape, amp, backend, monkeypatch):
+    """Compared with the engine that test_parity.py compares with the published loop."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     pixels = torch.rand(27, *shape, generator=seeded())
     real = from_arrays(pixels, torch.arange(27) % 3).to(dtype=torch.float32 if amp else torch.float64)
     fields = {"ipc": 4, "block": 3, "batch_real": 8, "iterations": 12, "augment": "color_crop_cutout_flip_scale_rotate"}
