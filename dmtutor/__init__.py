@@ -5,7 +5,7 @@ from .augmentation import SiameseAugment
 from .beyond import IDMConfig, idm_steps
 from .condensation import condense
 from .coresets import herding, k_center, random_subset
-from .data import LabeledImages, from_arrays, from_dataset, load
+from .data import LabeledImages
 from .decoding import decode, random_tiles
 from .distribution_matching import DMConfig, dm_steps, mean_distance
 from .evaluation import Accuracies, Recipe, evaluate, train_network
@@ -13,6 +13,7 @@ from .exchange import export, load_exported, load_published
 from .gradient_matching import DCConfig, DSAConfig, dc_steps
 from .networks import ConvNet
 from .randomness import keyed_generator, root_seed
+from .sources import from_arrays, from_dataset, load
 from .unrolling import DDConfig, dd_steps
 
 __all__ = [

@@ -6,8 +6,11 @@ import math
 import os
 import re
 import sys
+import tempfile
 import warnings
+from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
+from pathlib import Path
 
 import torch
 
@@ -16,12 +19,13 @@ from .augmentation import SiameseAugment
 from .checks import check_device, check_positive, check_seed
 from .condensation import METHODS, begin, condense, load_run
 from .coresets import random_subset
-from .data import NAMES, LabeledImages, load
+from .data import LabeledImages
 from .decoding import random_tiles
 from .evaluation import Recipe, evaluate
 from .exchange import check_export, export, load_exported
 from .networks import MODELS, default_depth
 from .pictures import RESIZE
+from .sources import NAMES, load
 
 RECIPES = {"quick": Recipe, "reference": Recipe.reference}
 
@@ -74,8 +78,11 @@ def main(arguments=None):
 
 
 def tell(line):
-    """Print one line on stderr; of the processes that ``torchrun`` started, the first alone."""
-    if os.environ.get("RANK", "0") == "0":
+    """Print one line on stderr; of the processes that ``torchrun`` started, the first alone.
+
+    Schedulers set ``RANK``, too.
+    """
+    if os.environ.get("RANK", "0") == "0" or not torch.distributed.is_torchelastic_launched():
         print(line, file=sys.stderr)
 
 
@@ -102,6 +109,7 @@ def parser():
                       help="save the run here once a minute and when stopped, and keep the file; by default it is "
                            "S.pt.run, until S.pt is written. The same command goes on from it")  # fmt: skip
     make.add_argument("--history", metavar="FILE.csv", help="write iteration, loss and seconds of every tenth step")
+    make.add_argument("--overwrite", action="store_true", help="replace a file that is not of the same run")
     make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
     make.add_argument("--dry-run", action="store_true",
                       help="say what was read, what would be done and how long it would take, and stop")  # fmt: skip
@@ -127,6 +135,7 @@ def parser():
     out.set_defaults(run=_export, random_sets=1, model="convnet")
     out.add_argument("file", metavar="S.pt", help="a set that condense wrote")
     out.add_argument("output", metavar="NAME[.npz|.safetensors|.pt]", help="what to write")
+    out.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     _data_flags(out, dataset_default=None, told="; none is needed to write")
     out.add_argument("--seed", type=int, default=0, help="of the networks")
     out.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained")
@@ -181,6 +190,9 @@ def _data_flags(command, dataset_default, told=""):
     told = "fit" if dataset_default else "as the set was made"
     command.add_argument("--resize", choices=RESIZE, help="by cutting off what exceeds the square, or by bars beside "
                                                           f"the whole image (default: {told})")  # fmt: skip
+    command.add_argument("--white", type=int, metavar="N",
+                         help="the value of white where the pictures of a folder have more than 8 bits, 4095 for 12 "
+                              f"(default: {'65535' if dataset_default else 'as the set was made'})")  # fmt: skip
     command.add_argument("--skip-broken", action="store_true", help="leave out files that cannot be read")
     command.add_argument("--device", help="cpu, cuda, …")
 
@@ -226,6 +238,15 @@ def _condense(parsed):
     sharding.join()
     outputs = _outputs(parsed)
     _check(parsed)
+    with ExitStack() as held:
+        if sharding.rank() == 0 and not parsed.dry_run:
+            for output in outputs.values():
+                held.enter_context(files.locked(output, "--output"))
+                held.enter_context(files.locked(_checkpoint(parsed, output), "checkpoint"))
+        _condense_into(parsed, outputs)
+
+
+def _condense_into(parsed, outputs):
     config_type, _ = METHODS[parsed.method]
     names = [f.name for f in fields(config_type)]
     given = {name: getattr(parsed, name) for name in _fields() if hasattr(parsed, name)}
@@ -245,6 +266,7 @@ def _condense(parsed):
         begun = begin(train, parsed.method, seed=seed, device=parsed.device, **fields_of_run)
         if checkpoint.exists():
             load_run(begun, checkpoint)
+        files.check_replaced(outputs[seed], "--output", own=parsed.overwrite or _made_by(begun, seed, outputs[seed]))
         left += len(begun) - begun.iteration
     _plan(parsed, train, test, recipe, len(outputs), begun.ipc, begun, left)
     if parsed.dry_run:
@@ -260,7 +282,7 @@ def _condense(parsed):
                 checkpoints[seed].unlink(missing_ok=True)  # it leads nowhere
             raise
         if sharding.rank() == 0:
-            made.save(output)
+            _save(made, output)
             print(f"{output}: {_images(made.counts.tolist())} of {parsed.dataset}", flush=True)
         sets.append(made)
     first = sharding.rank() == 0
@@ -275,6 +297,32 @@ def _condense(parsed):
         _compare(parsed, sets, train, test, recipe)
 
 
+def _made_by(begun, seed, path):
+    """Whether the file holds what a run makes, or made of fewer iterations."""
+    try:
+        meta = LabeledImages.load(path).meta
+    except (FileNotFoundError, ValueError):
+        return False
+    ours = begun.synthetic.meta
+    differs = {name for name in ours["config"] if ours["config"][name] != meta.get("config", {}).get(name)}
+    same = all(meta.get(name) == {**ours, "seed": seed}[name] for name in ("method", "fingerprint", "seed"))
+    return same and (not differs or (differs == {"iterations"} and begun.config.schedule == "constant"))
+
+
+def _save(made, output):
+    """Write a finished set, and where the disk refuses it, elsewhere: it is the work of a whole run."""
+    try:
+        made.save(output)
+    except (OSError, ValueError) as error:
+        for folder in (tempfile.gettempdir(), "."):
+            with suppress(OSError, ValueError):
+                elsewhere = files.partial(Path(folder) / output.name).with_suffix(output.suffix)
+                made.save(elsewhere)
+                error.add_note(f"the set is finished, and lies in {str(elsewhere)!r}")
+                break
+        raise
+
+
 def _outputs(parsed):
     """The file of each seed: S.pt, or S_0.pt, S_1.pt, … for several."""
     check_seed(parsed.seed, "--seed")
@@ -284,6 +332,7 @@ def _outputs(parsed):
         raise ValueError(f"--output must end in .pt, the format that is written; got {parsed.output!r}")
     if parsed.history:
         files.check_output(parsed.history, "history")
+    files.check_different(output=path, checkpoint=parsed.checkpoint or f"{path}.run", history=parsed.history)
     if parsed.seeds == 1:
         return {parsed.seed: path}
     for flag in ("checkpoint", "history"):
@@ -306,7 +355,7 @@ def _images(ipc):
 
 def _load(parsed, dataset, **changes):
     options = {"size": parsed.size, "resize": parsed.resize or "fit", **changes}
-    return load(dataset, root=parsed.root, skip_broken=parsed.skip_broken, **options)
+    return load(dataset, root=parsed.root, skip_broken=parsed.skip_broken, white=parsed.white, **options)
 
 
 def _recipe(parsed, test):
@@ -363,7 +412,8 @@ def _evaluate(parsed):
     for file, other in zip(parsed.files, sets, strict=True):
         if other.images.shape[1:] != first.images.shape[1:] or other.classes != first.classes:
             raise ValueError(f"the sets must have the same classes and size; got {other} in {file}, {first} before")
-        if parsed.dataset is None and (other.meta.get("name") != name or name not in NAMES):
+        built_in = name in NAMES and other.meta.get("built_in", True)  # a folder may have any name
+        if parsed.dataset is None and not (built_in and other.meta.get("name") == name):
             raise ValueError(
                 f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a file or "
                 "folder"
@@ -371,8 +421,10 @@ def _evaluate(parsed):
     height, width = first.images.shape[2:]
     parsed.size = parsed.size or (height if height == width else None)
     parsed.resize = parsed.resize or first.meta.get("resize")
+    parsed.white = parsed.white or first.meta.get("white")
     train, test = _load(parsed, parsed.dataset or name)
-    _check_fit(train, first)
+    for file, other in zip(parsed.files, sets, strict=True):
+        _check_fit(train, other, file)
     recipe = _recipe(parsed, test)
     recipe.check(test.images)
     augments = [data.meta.get("augment", "none") for data in sets]
@@ -384,15 +436,18 @@ def _evaluate(parsed):
 
 
 def _export(parsed):
-    check_export(parsed.output, "output")
+    if check_export(parsed.output, "output").suffix:
+        files.check_different(file=parsed.file, output=parsed.output)
+        files.check_replaced(parsed.output, "output", own=parsed.overwrite)
     _check(parsed)
     synthetic = LabeledImages.load(parsed.file)
     if parsed.dataset is not None:
         height, width = synthetic.images.shape[2:]
         parsed.size = parsed.size or (height if height == width else None)
         parsed.resize = parsed.resize or synthetic.meta.get("resize")
+        parsed.white = parsed.white or synthetic.meta.get("white")
         _, test = _load(parsed, parsed.dataset)
-        _check_fit(test, synthetic)
+        _check_fit(test, synthetic, parsed.file)
         recipe = _recipe(parsed, test)
         recipe.check(test.images)
     cost = export(synthetic, parsed.output)
@@ -452,13 +507,17 @@ def _by_class(result):
     return f"; balanced {100 * result.balanced.mean:.1f} %, least {100 * each[least]:.1f} % ({result.classes[least]})"
 
 
-def _check_fit(real, synthetic):
+def _check_fit(real, synthetic, file):
+    """Raise a ValueError where real images can't judge a set, and warn where they are not those it was made of."""
     if real.images.shape[1:] != synthetic.images.shape[1:] or real.classes != synthetic.classes:
         pairs = zip(real.classes, synthetic.classes, strict=False)
         differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
         raise ValueError(
             f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}"
         )
+    if synthetic.meta.get("fingerprint", now := real.meta["fingerprint"]) != now:
+        warnings.warn(f"{file} was not made of these images: some were added, taken away, swapped, changed or read in "
+                      "another way since", stacklevel=2)  # fmt: skip
 
 
 def _check(parsed):

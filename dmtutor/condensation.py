@@ -2,6 +2,7 @@
 
 import csv
 import time
+import warnings
 from contextlib import closing
 from dataclasses import fields, replace
 
@@ -82,6 +83,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     >>> condense(train, ipc=1, iterations=2, progress=False)
     LabeledImages(10 images of 1×28×28, 10 classes)
     """
+    files.check_different(checkpoint=checkpoint, history=history)
     steps = begin(train, method, ipc=ipc, seed=seed, device=device, **config_fields)
     first = sharding.rank() == 0
     if checkpoint is not None:
@@ -109,7 +111,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
                     rows.add(step.iteration, loss)
     synthetic = steps.synthetic
     images, labels = sharding.gather(synthetic.images), sharding.gather(synthetic.labels)
-    return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": seed})
+    return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": int(seed)})
 
 
 def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
@@ -124,6 +126,7 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     check_seed(seed)
+    seed = int(seed)
     config_type, make_steps = METHODS[method]
     valid = [f.name for f in fields(config_type)]
     unknown = [name for name in config_fields if name not in valid]
@@ -183,19 +186,27 @@ def check_bounded(steps):
 
 
 def save_run(steps, path):
-    """Write the state of a run, of all its processes together, unless its pixels have left all bounds."""
+    """Write the state of a run, of all its processes together, unless its pixels have left all bounds.
+
+    Where the disk fails, a run that has come to its end is not lost: a warning says so.
+    """
     check_bounded(steps)
     state = steps.state_dict()
     if sharding.processes() > 1:
         state.update({name: sharding.gather(state[name]) for name in steps.variables})
     if sharding.rank() == 0:
-        files.write(state, path)
+        try:
+            files.write(state, path)
+        except (OSError, ValueError) as error:
+            if steps.iteration < len(steps):
+                raise
+            warnings.warn(f"the state was not saved: {error}", stacklevel=2)
 
 
 def load_run(steps, path):
     """Go on from a state that any number of processes wrote."""
     try:
-        state = files.read(path, keys=("method", "config", "root", "real", "iteration"))
+        state = files.read(path, keys=("method", "config", "root", "real", "iteration", "images"))
         if sharding.processes() > 1:
             rows = slice(sum(steps.ipc[: steps.classes[0]]), sum(steps.ipc[: steps.classes[-1] + 1]))
             state.update({name: state[name][rows] for name in steps.variables if name in state})

@@ -255,7 +255,7 @@ def load_published(path, *, like, mean=None, std=None):
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std must be given together; got {mean!r} and {std!r}")
     if mean is None:
-        name = like.meta.get("name")
+        name = like.meta.get("name") if like.meta.get("built_in", True) else None
         if name not in PUBLISHED:
             raise ValueError(f"mean and std are required: the published code has no data set {name!r}")
         mean, std = PUBLISHED[name]
@@ -327,7 +327,8 @@ def _write_folder(data, path):
     if empty:
         raise ValueError(f"data must have images of every class to be written as folders; none of {', '.join(empty)}")
     pixels = data.pixels.clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
-    card = {"classes": data.classes, "mean": data.mean.tolist(), "std": data.std.tolist(), "meta": data.meta}
+    card = {"classes": data.classes, "counts": data.counts.tolist(), "mean": data.mean.tolist(),
+            "std": data.std.tolist(), "meta": data.meta}  # fmt: skip
     with files.new_folder(path) as folder:
         for c, (name, rows) in enumerate(zip(data.classes, data.rows_of_class, strict=True)):
             plain = re.sub(r"[^\w.-]", "_", name)[:60]
@@ -353,6 +354,10 @@ def _read_folder(path):
                     raise ValueError(f"{folder.name}/{file.name} is of mode {image.mode}")
                 arrays.append(np.atleast_3d(np.asarray(image)))  # (H, W, C)
             labels.append(c)
+    found = np.bincount(labels, minlength=len(folders)).tolist()
+    if found != card.get("counts", found):
+        c = next(c for c, count in enumerate(card["counts"]) if count != found[c])
+        raise ValueError(f"{folders[c].name} must hold {card['counts'][c]} images; it holds {found[c]}")
     mean, std = (torch.tensor(card[name], dtype=torch.float32) for name in ("mean", "std"))
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().float().div_(255)
     images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
@@ -391,7 +396,8 @@ def _read_safetensors(path):
 
 
 def _write_published(data, path):
-    mean, std = (torch.tensor(values) for values in PUBLISHED.get(data.meta.get("name"), ((), ())))
+    name = data.meta.get("name") if data.meta.get("built_in", True) else None  # a folder may have any name
+    mean, std = (torch.tensor(values) for values in PUBLISHED.get(name, ((), ())))
     if len(mean) == len(data.mean) and not (torch.equal(mean, data.mean) and torch.equal(std, data.std)):
         data = data.normalized_like(replace(data, mean=mean, std=std))
     tensors = _tensors(data.to(dtype=torch.float32))

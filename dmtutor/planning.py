@@ -130,9 +130,10 @@ def what_was_read(train, test):
         least, largest = (" ".join(train.classes[found.indices].split()) for found in (fewest, most))
         sizes += f" ({least}) to {most.values:,} ({largest}) images"
     twins = count_twins(train, test)
+    white = f", white {train.meta['white']}" if "white" in train.meta else ""
     also = f" ({twins} of them training images, too)" if twins else ""
     return (f"{len(train):,} training and {len(test):,} test images{also}, {len(train.classes)} classes of {sizes}, "
-            f"{height}×{width} {'grey' if channels == 1 else 'RGB'}")  # fmt: skip
+            f"{height}×{width} {'grey' if channels == 1 else 'RGB'}{white}")  # fmt: skip
 
 
 def count_twins(train, test):

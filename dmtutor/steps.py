@@ -1,18 +1,18 @@
 """What all methods have in common: the fields of their configurations, and steps that can be interrupted."""
 
 import warnings
-import zlib
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
 
 from ._version import __version__
 from .augmentation import Draws, SiameseAugment
-from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_step_size
+from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_step_size, make_plain
 from .coresets import random_subset
-from .data import cap_ipc, check_every_class, check_ipc, ipc_by_class
+from .data import cap_ipc, check_every_class, check_ipc, check_varied, ipc_by_class
 from .memory import keep_freed_memory, send
 from .networks import ConvNet, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
@@ -75,6 +75,7 @@ class Config:
     pooling: str = "avg"
 
     def __post_init__(self):
+        make_plain(self)
         check_ipc_field(self.ipc)
         if self.depth is not None:
             check_positive("depth", self.depth)
@@ -99,6 +100,7 @@ def start(steps_type, config_type, real, config, generator, **options):
     if not isinstance(config, config_type):
         raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
     check_every_class(real, options.get("classes"))
+    check_varied(real)
     if config.init == "real" and not real.counts.all():
         raise ValueError("init must be 'noise' where real holds some classes only: a start from real images is drawn "
                          "for all of them; got 'real'")  # fmt: skip
@@ -294,15 +296,15 @@ class Steps:
             "iteration": self.iteration,
             "versions": {"dmtutor": __version__, "torch": str(torch.__version__)},
         }
-        if "resize" in self.real.meta:  # as the real images that it is judged by must be
-            meta["resize"] = self.real.meta["resize"]
+        for name in ("built_in", "fingerprint", "resize", "white"):  # the real images that it is judged by must be so
+            if name in self.real.meta:
+                meta[name] = self.real.meta[name]
         return replace(self.real, images=self.images.clone(), labels=self.labels.clone(), meta=meta)
 
-    @property
+    @cached_property
     def fingerprint(self):
-        """A checksum of labels, first and last image: with another one a state does not go on."""
-        some = (self.real.labels, self.real.images[0], self.real.images[-1])
-        return zlib.crc32(b"".join(t.cpu().contiguous().numpy().tobytes() for t in some))
+        """Of the real images and labels: with another one a state does not go on."""
+        return self.real.fingerprint
 
     def state_dict(self):
         """What it takes to go on later: plain types and tensors. Networks and batches follow from the root."""
@@ -329,8 +331,11 @@ class Steps:
         Raises
         ------
         ValueError
-            If one of them differs. Of the data only labels, first and last image are compared.
+            If one of them differs, by as little as one pixel.
         """
+        theirs, ours = (tuple(images.shape[1:]) for images in (state["images"], self.images))
+        if theirs != ours:
+            raise ValueError(f"state must be of images of the same size, {ours}; got {theirs}: another --size?")
         ours = {"method": self.config.method, **asdict(self.config)}
         theirs = {"method": state.get("method"), **state["config"]}
         different = [k for k in ours if theirs.get(k) != ours[k]]
@@ -342,6 +347,11 @@ class Steps:
         if state["root"] != self.root:
             raise ValueError("state must be of a run with the same seed; this one had another")
         if state["real"] != self.fingerprint:
-            raise ValueError("state must be of a run on the same data; this one had other images")
+            raise ValueError("state must be of a run on the same data; since then images were added, taken away, "
+                             "swapped or changed")  # fmt: skip
+        for name in self.variables:
+            shape, found = getattr(self, name).shape, getattr(state.get(name), "shape", None)
+            if found != shape:
+                raise ValueError(f"state must hold {name} of {tuple(shape)}; got {found and tuple(found)}")
         tensors = {name: state[name].to(getattr(self, name)) for name in self.variables}
         vars(self).update(tensors, iteration=state["iteration"])

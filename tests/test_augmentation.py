@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from runs import seeded
 
 from dmtutor.augmentation import OPERATIONS, Draws, SiameseAugment, cutmix
-from dmtutor.data import EVERYTHING
+from dmtutor.sources import EVERYTHING
 
 QUICK = settings(max_examples=40, deadline=None)
 unit = st.floats(0, 1, exclude_max=True, width=32)

@@ -13,8 +13,9 @@ import torch
 from runs import InterruptAt, real_images, seeded
 
 from dmtutor import DMConfig, dm_steps, from_arrays, keyed_generator, mean_distance, threads
-from dmtutor.data import AUGMENT, LabeledImages
+from dmtutor.data import LabeledImages
 from dmtutor.memory import keep_freed_memory
+from dmtutor.sources import AUGMENT
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "lr_img": 1.0, "width": 4, "depth": 2, "block": 3}
 

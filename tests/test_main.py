@@ -234,7 +234,10 @@ def test_a_finished_run_goes_on_where_the_step_does_not_fall(folder, capsys):
     assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
     fails(capsys, [*command, *constant, "--iterations", "6"], "iterations=7 there, 6 here")
     (folder / "run.pt").unlink()
-    assert run([*command, "--output", "S.pt", "--iterations", "3"]) == 0
+    other = [*command, "--output", "S.pt", "--iterations", "3"]
+    fails(capsys, other, "--output must be a new file; 'S.pt' is there and holds something else", "--overwrite")
+    (folder / "run.pt").unlink(missing_ok=True)
+    assert run([*other, "--overwrite"]) == 0
     fails(capsys, [*command, "--output", "S.pt", "--iterations", "7"], "iterations=3 there, 7 here")
 
 
@@ -285,7 +288,7 @@ def test_one_line_tells_what_will_be_done(folder, capsys):
     assert os.listdir() == ["data.npz"]
     assert run(command) == 0
     assert capsys.readouterr().err.startswith(expected)
-    assert run([*command, "--dry-run", "--no-evaluate", "--size", "64", "--resize", "pad"]) == 0
+    assert run([*command, "--dry-run", "--no-evaluate", "--size", "64", "--resize", "pad", "--overwrite"]) == 0
     told = capsys.readouterr().out
     assert "64×64 grey (others between bars); dm" in told and "depth 4" in told and "judge" not in told
 
@@ -347,9 +350,9 @@ def test_a_dry_run_finds_what_is_wrong(folder, capsys):
 
 
 def test_warnings_take_one_line_and_come_once(folder, capsys):
-    x, y = np.zeros((8, 16, 16), np.uint8), np.arange(8) % 2
+    x, y = np.random.default_rng(0).integers(0, 256, (8, 16, 16), np.uint8), np.arange(8) % 2
     np.savez("more.npz", x_train=x, y_train=y, notes=y)
-    assert run(["condense", "--dataset", "more.npz", "--output", "S.pt", *QUICK, "--dry-run", "--no-evaluate"]) == 0
+    assert run("condense --dataset more.npz --output S.pt --ipc 1 --dry-run --no-evaluate --width 4") == 0
     out, err = capsys.readouterr()
     assert err == "note: in 'more.npz' left out: notes\n" and out.count("\n") == 1
 
@@ -437,7 +440,9 @@ def test_the_set_knows_the_size_of_its_images(folder, capsys):
 def test_uneven_classes_are_told_and_judged_class_by_class(folder, capsys):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (40, 16, 16), dtype=np.uint8)
-    np.savez("uneven.npz", x=x, y=np.repeat(["cat", "dog", "owl"], [25, 12, 3]))
+    test = np.r_[0:5, 25:27, 37]
+    train, y = np.setdiff1d(np.arange(40), test), np.repeat(["cat", "dog", "owl"], [25, 12, 3])
+    np.savez("uneven.npz", x_train=x[train], y_train=y[train], x_test=x[test], y_test=y[test])
     assert run(["condense", "--dataset", "uneven.npz", "--output", "S.pt", *QUICK, *JUDGE, "--ipc", "5"]) == 0
     out, err = capsys.readouterr()
     assert "note: ipc=5 is more than some classes have to start from: 'owl' 2\n" in err and err.count("note:") == 1

@@ -83,7 +83,7 @@ FLOORS = [
     "arrays augmentation mmd networks randomness ranking",
     "folders",
     "data embeddings",
-    "coresets",
+    "coresets sources",
     "decoding",
     "evaluation exchange",
     "planning plotting steps",
