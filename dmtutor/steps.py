@@ -333,9 +333,9 @@ class Steps:
         ValueError
             If one of them differs, by as little as one pixel.
         """
-        theirs, ours = (tuple(images.shape[1:]) for images in (state["images"], self.images))
-        if theirs != ours:
-            raise ValueError(f"state must be of images of the same size, {ours}; got {theirs}: another --size?")
+        there, here = (tuple(getattr(images, "shape", ()))[1:] for images in (state["images"], self.images))
+        if there != here:
+            raise ValueError(f"state must be of images of the same size, {here}; got {there}: another --size?")
         ours = {"method": self.config.method, **asdict(self.config)}
         theirs = {"method": state.get("method"), **state["config"]}
         different = [k for k in ours if theirs.get(k) != ours[k]]

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -328,3 +329,52 @@ def test_killed_at_some_moment_it_goes_on_to_the_same_bits(tmp_path):
     resumed = condense(real_images(), **LONG, checkpoint=path)
     assert isinstance(resumed, LabeledImages)
     assert torch.equal(resumed.images, condense(real_images(), **LONG).images)
+
+
+@pytest.mark.parametrize("method", ["dm", "dsa", "dd"])
+def test_a_state_of_wrong_shapes_is_refused(tmp_path, method):
+    fields = {**TINY, "method": method, "checkpoint": tmp_path / "run.pt", "ipc": 1}
+    condense(real_images(), **fields)
+    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    for name in ("images", "momentum"):
+        for changed in (state[name][:1], state[name].flatten(), None, 3):
+            files.write({**state, name: changed}, tmp_path / "run.pt")
+            with pytest.raises(ValueError, match=rf"state must (hold {name} of|be of images)"):
+                condense(real_images(), **fields)
+
+
+def test_a_change_of_any_image_ends_a_resumption(tmp_path):
+    fields = {**TINY, "checkpoint": tmp_path / "run.pt"}
+    real = real_images()
+    condense(real, **fields)
+    order = torch.arange(20)
+    order[[4, 6]] = order[[6, 4]]  # of one class, neither first nor last
+    for changed in (real.select(order), real.select(order[:-2]), real.select(torch.cat([order, order[-2:]]))):
+        with pytest.raises(ValueError, match="state must be of a run on the same data; since then images were added"):
+            condense(changed, **fields)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    plain = condense(real_images(), **{**TINY, "seed": 3, "lr_img": 0.5})
+    ours = condense(real_images(), **{**TINY, "ipc": np.int64(2), "width": np.int32(4), "iterations": np.uint8(4),
+                                      "seed": np.int64(3), "lr_img": np.float32(0.5)})  # fmt: skip
+    assert torch.equal(ours.images, plain.images) and ours.meta == plain.meta
+    ours.save(tmp_path / "S.pt")
+    assert LabeledImages.load(tmp_path / "S.pt").meta == plain.meta
+    uneven = condense(real_images(), **{**TINY, "ipc": tuple(np.array([1, 2]))})
+    assert uneven.meta["config"]["ipc"] == (1, 2) and type(uneven.meta["config"]["ipc"][0]) is int
+
+
+def test_checkpoint_and_history_are_two_files(tmp_path):
+    with pytest.raises(ValueError, match="history must be another file than checkpoint"):
+        condense(real_images(), **TINY, checkpoint=tmp_path / "a", history=tmp_path / "a")
+
+
+def test_a_full_disk_does_not_take_a_finished_set(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(UserWarning, match=r"the state was not saved: '.*run\.pt' could not be written: No space left"):
+        made = condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
+    assert torch.equal(made.images, condense(real_images(), **TINY).images)

@@ -1,5 +1,6 @@
 """Images on disk are, to the bit, those in memory: read, split, condensed and scored."""
 
+import os
 import subprocess
 import sys
 
@@ -209,3 +210,43 @@ def test_a_step_reads_what_it_needs(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / "x.npy")], capture_output=True, text=True,
                           check=True)  # fmt: skip
     assert int(done.stdout) < 300
+
+
+def test_a_damaged_decoding_is_made_anew_with_a_word(folder, tmp_path, monkeypatch):
+    memory = load(folder)
+    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    load(folder, root=tmp_path)
+    made = sorted((tmp_path / "folders").iterdir())
+    whole = [file.read_bytes() for file in made]
+    damages = [lambda f: f.write_bytes(f.read_bytes()[:-50]), lambda f: f.write_bytes(b""), lambda f: f.unlink(),
+               lambda f: f.write_bytes(b"{}")]  # fmt: skip
+    for file in made:
+        for damage in damages:
+            damage(file)
+            with pytest.warns(UserWarning, match=rf"decoded anew: '.*{file.stem}\.npy' was damaged or not whole"):
+                ours = load(folder, root=tmp_path)
+            assert all(torch.equal(one.images[:], two.images) for one, two in zip(ours, memory, strict=True))
+            assert [f.read_bytes() for f in made] == whole
+
+
+def test_other_contents_of_the_same_size_and_time_are_decoded_anew(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    for file in folder.rglob("*.png"):
+        Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(file.with_suffix(".bmp"))
+        file.unlink()
+    load(folder, root=tmp_path)
+    file = next((folder / "class 0").iterdir())
+    before = file.stat()
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size and file.stat().st_mtime_ns == before.st_mtime_ns
+    assert max(float(part.pixels.max()) for part in load(folder, root=tmp_path)) > 8.5 / 255
+
+
+def test_the_fingerprint_of_images_on_disk(both):
+    _, disk = both
+    assert disk.images.digest and disk.fingerprint == disk.to(torch.device("cpu")).fingerprint
+    rows = torch.arange(len(disk))
+    for other in (rows[:4], rows.flip(0)):
+        assert disk.images.select(other).fingerprint != disk.images.fingerprint
+    assert both[0].meta["fingerprint"] == disk.meta["fingerprint"]

@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 
 import dmtutor.__main__ as shell
-from dmtutor import LabeledImages, load
+from dmtutor import LabeledImages, files, load
 
 RNG = np.random.default_rng(0)
 SIDE = 8
@@ -300,3 +300,172 @@ def test_sets_that_are_none(folder, capsys):
     assert "'V.pt' is not a file of dmtutor" in judge(capsys, "V.pt", "--dataset", "data")
     assert "--dataset is required" in judge(capsys, "T.pt")
     assert LabeledImages.load("T.pt").classes == ("cat", "dog")
+
+
+# Data that change, and files that are there --------------------------------------------------------------------------
+
+QUICK = ["--ipc", "1", "--iterations", "2", "--batch-real", "4", "--width", "4", "--depth", "2", "--no-evaluate"]
+JUDGE = ["--networks", "1", "--random-sets", "1"]
+
+
+def shell_says(capsys, *arguments):
+    """Exit code, standard output and error of a command."""
+    capsys.readouterr()
+    try:
+        shell.main(list(arguments))
+        code = 0
+    except SystemExit as stopped:
+        code = stopped.code
+    return code, *capsys.readouterr()
+
+
+def swap(d):
+    (d / "cat/1.png").rename(d / "x")
+    (d / "cat/2.png").rename(d / "cat/1.png")
+    (d / "x").rename(d / "cat/2.png")
+
+
+CHANGES = {
+    "two swapped": swap,
+    "one turned": lambda d: Image.open(d / "dog/3.png").rotate(180).save(d / "dog/3.png"),
+    "one added": lambda d: picture().save(d / "dog/more.png"),
+    "one taken away": lambda d: (d / "cat/4.png").unlink(),
+    "one in the other class": lambda d: (d / "cat/4.png").rename(d / "dog/x.png"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_images_that_changed_are_told(folder, capsys, monkeypatch, case):
+    monkeypatch.setattr(shell, "_compare", lambda *_: None)
+    run = ["condense", "--dataset", "data", "--output", "S.pt", *QUICK, "--checkpoint", "run.pt"]
+    assert shell_says(capsys, *run)[0] == 0
+    for command in (["evaluate", "S.pt", "--dataset", "data", *JUDGE], run):
+        code, _, err = shell_says(capsys, *command)
+        assert code == 0 and "note" not in err
+    CHANGES[case](folder)
+    code, _, err = shell_says(capsys, "evaluate", "S.pt", "--dataset", "data", *JUDGE)
+    assert code == 0 and "note: S.pt was not made of these images: some were added, taken away, swapped" in err
+    code, _, err = shell_says(capsys, *run)
+    assert code == 2 and "state must be of a run on the same data" in err
+
+
+def test_a_folder_with_the_name_of_a_built_in_set_is_not_judged_on_it(folder, capsys):
+    folder.rename("mnist5k")
+    assert shell_says(capsys, "condense", "--dataset", "./mnist5k", "--output", "S.pt", *QUICK)[0] == 0
+    assert LabeledImages.load("S.pt").meta["built_in"] is False
+    code, _, err = shell_says(capsys, "evaluate", "S.pt", *JUDGE)
+    assert code == 2 and "--dataset is required" in err
+
+
+def test_white_is_kept_with_the_set_and_told(folder, capsys, monkeypatch):
+    monkeypatch.setattr(shell, "_compare", lambda *_: None)
+    for file in folder.glob("*/*"):
+        Image.fromarray(RNG.integers(0, 4096, (SIDE, SIDE)).astype(np.uint16)).save(file)
+    code, _, err = shell_says(capsys, "condense", "--dataset", "data", "--output", "S.pt", "--white", "4095", *QUICK)
+    assert code == 0 and "8×8 grey, white 4095; dm" in err and "note" not in err
+    assert LabeledImages.load("S.pt").meta["white"] == 4095
+    code, _, err = shell_says(capsys, "evaluate", "S.pt", "--dataset", "data", *JUDGE)
+    assert code == 0 and "white 4095" in err and "note" not in err
+    code, _, err = shell_says(capsys, "evaluate", "S.pt", "--dataset", "data", "--white", "65535", *JUDGE)
+    assert code == 0 and "note: S.pt was not made of these images" in err
+
+
+def test_a_state_for_images_of_another_size(folder, capsys):
+    run = ["condense", "--dataset", "data", "--output", "S.pt", *QUICK, "--checkpoint", "run.pt"]
+    assert shell_says(capsys, *run)[0] == 0
+    code, _, err = shell_says(capsys, *run, "--size", "16")
+    assert code == 2 and "images of the same size, (1, 16, 16); got (1, 8, 8): another --size?" in err
+
+
+def test_nothing_of_others_is_replaced(folder, capsys, monkeypatch):
+    run = ["condense", "--dataset", "data", *QUICK, "--output"]
+    assert shell_says(capsys, *run, "S.pt")[0] == 0
+    made = (folder.parent / "S.pt").read_bytes()
+    assert shell_says(capsys, *run, "S.pt")[0] == 0  # its own
+    with monkeypatch.context() as patched:
+        patched.setattr("dmtutor.steps.Steps.__next__", lambda _: pytest.fail("the work has started"))
+        patched.setattr(shell.planning, "step_seconds", lambda _: pytest.fail("the work has started"))
+        for flags in (["--seed", "1"], ["--lr-img", "3"], ["--method", "dc"]):
+            code, _, err = shell_says(capsys, *run, "S.pt", *flags)
+            assert code == 2 and "--output must be a new file; 'S.pt' is there and holds something else" in err
+        (folder.parent / "link.pt").symlink_to("S.pt")
+        assert "not a link" in shell_says(capsys, *run, "link.pt", "--overwrite")[2]
+        (folder.parent / "other.pt").write_bytes(b"precious")
+        assert "other.pt' is there" in shell_says(capsys, *run, "other.pt")[2]
+        (folder.parent / "S.pt").chmod(0o444)
+        assert "is protected" in shell_says(capsys, *run, "S.pt", "--overwrite")[2]
+        (folder.parent / "S.pt").chmod(0o644)
+    np.savez("own.npz", x=X)
+    own = (folder.parent / "own.npz").read_bytes()
+    for output, said in (("S.pt", "output must be another file than file; got 'S.pt' for both"),
+                         ("link.pt", "output must be another file"), ("own.npz", "'own.npz' is there")):  # fmt: skip
+        code, _, err = shell_says(capsys, "export", "S.pt", output)
+        assert code == 2 and said in err
+    assert (folder.parent / "S.pt").read_bytes() == made and (folder.parent / "own.npz").read_bytes() == own
+    assert (folder.parent / "other.pt").read_bytes() == b"precious"
+    assert shell_says(capsys, "export", "S.pt", "own.npz", "--overwrite")[0] == 0
+    assert shell_says(capsys, *run, "other.pt", "--overwrite", "--seed", "3")[0] == 0
+    assert LabeledImages.load("other.pt").meta["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--checkpoint S.pt", "checkpoint must be another file than output; got 'S.pt' for both"),
+        ("--history ./S.pt", "history must be another file than output"),
+        ("--history S.pt.run", "history must be another file than checkpoint"),
+        ("--history a.csv --checkpoint a.csv", "history must be another file than checkpoint"),
+    ],
+)
+def test_each_file_has_one_use(folder, capsys, monkeypatch, flags, message):
+    monkeypatch.setattr(shell, "load", lambda *_, **__: pytest.fail("data were read"))
+    code, _, err = shell_says(capsys, "condense", "--dataset", "data", "--output", "S.pt", *QUICK, *flags.split())
+    assert code == 2 and message in err and os.listdir() == ["data"]
+
+
+def test_two_runs_do_not_write_one_file(folder, capsys):
+    run = ["condense", "--dataset", "data", *QUICK]
+    with files.locked("S.pt"), files.locked("run.pt"):
+        for flags in (["--output", "S.pt"], ["--output", "T.pt", "--checkpoint", "run.pt"]):
+            code, _, err = shell_says(capsys, *run, *flags)
+            assert code == 2 and "must be one run's alone; another one is writing" in err
+    assert shell_says(capsys, *run, "--output", "S.pt")[0] == 0
+    assert sorted(os.listdir()) == ["S.pt", "data"]
+
+
+def test_a_finished_set_is_not_lost_on_a_full_disk(folder, capsys, monkeypatch, tmp_path):
+    run = ["condense", "--dataset", "data", "--output", "S.pt", *QUICK]
+    assert shell_says(capsys, *run)[0] == 0
+    expected = (folder.parent / "S.pt").read_bytes()
+    (folder.parent / "S.pt").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(shell.tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
+    sync = os.fsync
+
+    def full(number):
+        if "elsewhere" not in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(28, "No space left on device")
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, out, err = shell_says(capsys, *run)
+    [saved] = (tmp_path / "elsewhere").glob("*.pt")
+    assert code == 2 and out == "" and "note: the state was not saved: 'S.pt.run' could not be written: No space" in err
+    assert "'S.pt' could not be written: No space left on device; the set is finished, and lies in" in err
+    assert saved.name in err and saved.read_bytes() == expected
+
+
+def test_errors_are_printed_where_a_scheduler_numbers_its_jobs(folder, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    code, _, err = shell_says(capsys, "condense", "--dataset", "nowhere", "--output", "S.pt")
+    assert code == 2 and "must be one of mnist5k" in err
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert shell_says(capsys, "condense", "--dataset", "nowhere", "--output", "S.pt") == (2, "", "")
+
+
+def test_classes_that_are_numbers_are_counted_in_their_order(folder, capsys):
+    folder.joinpath("cat").rename(folder / "10")
+    folder.joinpath("dog").rename(folder / "9")
+    assert shell_says(capsys, "condense", "--dataset", "data", "--output", "S.pt", *QUICK, "--ipc", "2,1")[0] == 0
+    made = LabeledImages.load("S.pt")
+    assert made.classes == ("9", "10") and made.counts.tolist() == [2, 1]
