@@ -78,11 +78,8 @@ def main(arguments=None):
 
 
 def tell(line):
-    """Print one line on stderr; of the processes that ``torchrun`` started, the first alone.
-
-    Schedulers set ``RANK``, too.
-    """
-    if os.environ.get("RANK", "0") == "0" or not torch.distributed.is_torchelastic_launched():
+    """Print one line on stderr; of the processes that ``torchrun`` started, the first alone."""
+    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:  # schedulers set RANK, too
         print(line, file=sys.stderr)
 
 
@@ -298,7 +295,7 @@ def _condense_into(parsed, outputs):
 
 
 def _made_by(begun, seed, path):
-    """Whether the file holds what a run makes, or made of fewer iterations."""
+    """Whether the file holds what this run makes, or made when it was to have fewer iterations."""
     try:
         meta = LabeledImages.load(path).meta
     except (FileNotFoundError, ValueError):

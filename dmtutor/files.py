@@ -65,23 +65,22 @@ def locked(path, name="path"):
     The lock is the system's, on an empty file beside. It ends with its process, however that ends.
     """
     lock = check_output(Path(path).with_name(f".{Path(path).name}.lk"), name)
-    file = None
-    while fcntl and file is None:
+    while fcntl:
         file = lock.open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                break
         except BlockingIOError as error:
             file.close()
             raise ValueError(f"{name} must be one run's alone; another one is writing {str(path)!r}") from error
+        except FileNotFoundError:
+            pass  # its last owner removed it just now
         except OSError:  # a file system without locks
             break
-        try:
-            ours = os.path.samestat(lock.stat(), os.fstat(file.fileno()))
-        except FileNotFoundError:
-            ours = False
-        if not ours:  # its last owner removed it just now
-            file.close()
-            file = None
+        file.close()
+    else:
+        file = None
     try:
         yield
     finally:
