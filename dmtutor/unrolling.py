@@ -246,7 +246,7 @@ def train_as_learned(network, synthetic):
     >>> from dmtutor import from_arrays
     >>> train_as_learned(torch.nn.Identity(), from_arrays(torch.rand(2, 8, 8), [0, 1]))
     Traceback (most recent call last):
-    ValueError: synthetic must bring step sizes, as the sets of dd_steps do; its meta has augment
+    ValueError: synthetic must bring step sizes, as the sets of dd_steps do; its meta has augment, fingerprint
     """
     if "step_sizes" not in synthetic.meta:
         raise ValueError(

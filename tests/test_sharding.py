@@ -122,6 +122,7 @@ def test_what_cannot_be_shared_is_refused_before_any_step(monkeypatch, arguments
 def test_of_many_processes_one_complains(monkeypatch, capsys):
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
         for command in (["condense", "--output", "missing/S.pt"], ["condense"]):
             with pytest.raises(SystemExit):
                 shell.main(command)
