@@ -158,7 +158,8 @@ def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", w
         items = list((dataset[i] for i in range(len(dataset))) if hasattr(dataset, "__len__") else iter(dataset))
         wrong = next((item for item in items if not (isinstance(item, list | tuple) and len(item) == 2)), None)
         if wrong is not None or not items:
-            raise TypeError(_remedy_for_item(wrong) if items else "it is empty")
+            remedy = "; give [(d['image'], d['label']) for d in dataset]" if isinstance(wrong, dict) else ""
+            raise TypeError(f"its items are {type(wrong).__name__}{remedy}" if items else "it is empty")
     except (TypeError, ValueError) as error:
         raise TypeError(
             "dataset must give pairs, (image, label), and have a length or an end; "
@@ -172,14 +173,6 @@ def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", w
     if classes is None and like is None:
         classes = getattr(whole, "classes", None)
     return from_arrays(list(images), labels, classes=classes, like=like, size=size, resize=resize, white=white)
-
-
-def _remedy_for_item(item):
-    if isinstance(item, dict):
-        image, label = (*map(repr, item), "'image'", "'label'")[:2]
-        return f"its items are dictionaries; give [(d[{image}], d[{label}]) for d in dataset]"
-    many = f" of {len(item)}" if isinstance(item, list | tuple) else ""
-    return f"its items are {type(item).__name__}{many}"
 
 
 def _check_pictures(size, resize, white):

@@ -226,7 +226,7 @@ class Failing(TensorDataset):
     [
         (DataLoader(TensorDataset(torch.zeros(2))), r"a DataLoader: use loader\.dataset"),
         (TensorDataset(torch.zeros(2, 8, 8)), "dataset must give pairs"),
-        ([{"image": 1, "label": 2}], r"are dictionaries; give \[\(d\['image'\], d\['label'\]\) for d in dataset\]"),
+        ([{"image": 1, "label": 2}], r"its items are dict; give \[\(d\['image'\], d\['label'\]\) for d in"),
         ([(X[0], 0, "more")], "dataset must give pairs"),
         ([], "dataset must give pairs"),
         (7, "dataset must give pairs"),

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 import zipfile
 import zlib
 
@@ -433,6 +434,7 @@ def test_two_runs_do_not_write_one_file(folder, capsys):
     assert sorted(os.listdir()) == ["S.pt", "data"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_finished_set_is_not_lost_on_a_full_disk(folder, capsys, monkeypatch, tmp_path):
     run = ["condense", "--dataset", "data", "--output", "S.pt", *QUICK]
     assert shell_says(capsys, *run)[0] == 0
