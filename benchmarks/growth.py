@@ -106,7 +106,7 @@ def many_processes(ipc, classes, size, variant, processes, threads, repeats=50):
     sharding.join()
     steps = make_steps(images(ipc, classes, size), ipc, variant, classes=sharding.share(classes))
     next(steps)
-    sharding.agree(None)  # together
+    sharding.wait()  # together
     start = time.perf_counter()
     for _ in range(repeats):
         next(steps)
@@ -120,7 +120,7 @@ def measure(setting):
     found = many_processes(**setting) if "processes" in setting else one_process(**setting)
     if sharding.rank() == 0:
         print(json.dumps(found))
-    sharding.leave()
+    sharding.finish()
 
 
 def main(wanted):

@@ -73,7 +73,7 @@ def judge_seconds(data, test, recipe, networks):
     """
     data, device = decode(data), test.images.device
     at_once = min(torch.get_num_threads(), networks) if device.type == "cpu" else 1
-    some = test.select(torch.arange(min(SCORED, len(test))))
+    scored = test.select(torch.arange(min(SCORED, len(test))))
 
     def train(steps):
         start = perf_counter()
@@ -82,18 +82,18 @@ def judge_seconds(data, test, recipe, networks):
         next(network.parameters()).sum().item()  # a device may still be at work
         return network, perf_counter() - start
 
-    def one(_):
+    def judge(_):
         _, first = train(1)
         _, short = train(1)
         more = max(1, min(20, int(ENOUGH / first)))
         network, long = train(1 + more)
         start = perf_counter()
-        correctness(network, some)
-        scoring = (perf_counter() - start) * len(test) / len(some)
+        correctness(network, scored)
+        scoring = (perf_counter() - start) * len(test) / len(scored)
         step = (long - short) / more if long > short else long / (1 + more)  # the machine may have been busy
         return short + step * (recipe.num_steps(len(data)) - 1) + scoring
 
-    seconds = threads.each(one, range(at_once), device)
+    seconds = threads.parallel_map(judge, range(at_once), device)
     return sum(seconds) / at_once * math.ceil(networks / at_once)
 
 

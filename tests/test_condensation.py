@@ -97,7 +97,7 @@ def test_an_unknown_field_lists_the_valid_ones():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "dmm"}, "method must be one of dd, dc, dsa, idm, dm; got 'dmm'"),
+        ({"method": "dmm"}, "method must be one of dd, dc, dsa, idm, dm, or a class derived from Steps; got 'dmm'"),
         ({"ipc": 0}, "ipc must be a positive integer; got 0"),
         ({"ipc": 11}, "ipc must be at most 10, the images of class 'even'; got 11"),
         ({"seed": -1}, "seed must"),
@@ -120,35 +120,27 @@ def test_bad_input_is_refused_before_any_step(monkeypatch, tmp_path, arguments, 
 # Checkpoints ---------------------------------------------------------------------------------------------------------
 
 
-def interrupt_after(monkeypatch, steps):
-    """A Ctrl-C before step number steps + 1."""
-    original, done = condensation.METHODS["dm"][1], []
+def interrupt_after(monkeypatch, count):
+    """A Ctrl-C before step number count + 1."""
+    advance, done = steps.Steps.__next__, []
 
-    def make(*args, **kwargs):
-        run = original(*args, **kwargs)
-        step = type(run).__next__
+    def stops(self):
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(1)
+        return advance(self)
 
-        class Interrupted(type(run)):
-            def __next__(self):
-                if len(done) == steps:
-                    raise KeyboardInterrupt
-                done.append(1)
-                return step(self)
-
-        run.__class__ = Interrupted
-        return run
-
-    monkeypatch.setitem(condensation.METHODS, "dm", (DMConfig, make))
+    monkeypatch.setattr(steps.Steps, "__next__", stops)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3])
-def test_interrupted_and_gone_on_it_equals_the_uninterrupted_run(tmp_path, steps):
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_interrupted_and_gone_on_it_equals_the_uninterrupted_run(tmp_path, count):
     whole = condense(real_images(), **TINY)
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, steps)
+        interrupt_after(patch, count)
         with pytest.raises(KeyboardInterrupt):
             condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
-    assert files.read(tmp_path / "run.pt", keys=["iteration"])["iteration"] == steps
+    assert files.read(tmp_path / "run.pt", keys=["iteration"])["iteration"] == count
     resumed = condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
     assert torch.equal(resumed.images, whole.images)
     assert resumed.meta == whole.meta

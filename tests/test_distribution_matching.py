@@ -585,7 +585,7 @@ def test_augmentation_off_leaves_networks_and_batches_as_they_were():
         steps = make(**fields)
         apply, inputs = steps.augment.apply, []
         steps.augment.apply = lambda x, draws: inputs.append(x.detach().clone()) or apply(x, draws)
-        with threads.one():  # the classes in their order
+        with threads.single_threaded():  # the classes in their order
             steps.loss_and_gradient()
             steps.iteration = 1
             steps.loss_and_gradient()
@@ -604,7 +604,7 @@ def test_batches_come_from_the_keyed_stream():
     steps = make(real, batch_real=3, block=100)
     apply, inputs = steps.augment.apply, []
     steps.augment.apply = lambda x, draws: inputs.append(x.detach().clone()) or apply(x, draws)
-    with threads.one():  # the first class first
+    with threads.single_threaded():  # the first class first
         steps.loss_and_gradient()
     pool = real.of_class(0)
     order = torch.randperm(len(pool), generator=keyed_generator(steps.root, "batch", 0, 0))

@@ -23,8 +23,7 @@ from dmtutor import (
     train_network,
 )
 from dmtutor.distribution_matching import DMSteps
-from dmtutor.memory import send
-from dmtutor.steps import start
+from dmtutor.steps import send, start
 
 META = torch.device("meta")
 COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._foreach_copy_.default}

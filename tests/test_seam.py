@@ -106,5 +106,5 @@ def test_parts_of_the_classes_resuming_and_bits_are_kept(kind):
 
 def test_the_members_of_distribution_matching_itself():
     steps = dm_steps(real_images(), config=DMConfig(**FIELDS), generator=seeded())
-    assert type(steps) is DMSteps and steps.config.block == 16
+    assert type(steps) is DMSteps and steps.block == 16 and steps.config.block is None
     assert steps.decode(steps.images) is steps.images

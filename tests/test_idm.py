@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from runs import real_images, seeded
 
 from dmtutor import DMConfig, IDMConfig, condense, decode, dm_steps, evaluate, idm_steps, keyed_generator, planning
-from dmtutor.beyond import IDMSteps
 from dmtutor.evaluation import Recipe, train_network
+from dmtutor.idm import IDMSteps
 
 FIELDS = {"ipc": 2, "batch_real": 5, "width": 4, "depth": 1, "augment": "color_crop_cutout_flip_scale_rotate",
           "pool": 3, "pool_steps": 4, "alpha": 0.7}  # fmt: skip
