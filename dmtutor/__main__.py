@@ -42,12 +42,12 @@ def main(arguments=None):
             warnings.showwarning = note
             COMMANDS[parsed.command](parsed)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError) as error:
-        said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        message = "; ".join([str(error), *getattr(error, "__notes__", [])])
         if isinstance(error, MemoryError | OverflowError | RuntimeError):
-            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", said):
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", message):
                 raise
-            said = f"this takes more memory than there is: smaller numbers or a smaller size would do ({said})"
-        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(said.split())}")
+            message = f"this takes more memory than there is: smaller numbers or a smaller size would do ({message})"
+        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(message.split())}")
         sys.exit(2)
     except KeyboardInterrupt:
         tell("\n" + "; ".join(["stopped", *getattr(parsed, "advice", [])]))
@@ -60,14 +60,15 @@ def _condense(parsed):
     _check(parsed)
     config_type = parsed.method.config_type
     names = [f.name for f in fields(config_type)]
-    given = {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
+    given = {name: getattr(parsed, f"field {name}") for name in names if hasattr(parsed, f"field {name}")}
     config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
     fields_of_run = {name: getattr(config, name) for name in names}
     train, test = _load(parsed, parsed.dataset)
     recipe = _recipe(parsed, test)
     if parsed.evaluate:
         recipe.check(test.images)
-    checkpoints = {seed: _checkpoint(parsed, output) for seed, output in outputs.items()}
+    checkpoints = {seed: files.check_output(parsed.checkpoint or f"{output}.run", "checkpoint")
+                   for seed, output in outputs.items()}
     left = 0
     for seed, checkpoint in checkpoints.items():
         begun = begin(train, parsed.method, seed=seed, device=parsed.device, **fields_of_run)
@@ -81,16 +82,16 @@ def _condense(parsed):
     for seed, output in outputs.items():
         parsed.advice = [f"the same command goes on from {checkpoints[seed]}"]
         try:
-            made = condense(train, parsed.method, seed=seed, device=parsed.device, checkpoint=checkpoints[seed],
-                            history=parsed.history, **fields_of_run)  # fmt: skip
+            synthetic = condense(train, parsed.method, seed=seed, device=parsed.device, checkpoint=checkpoints[seed],
+                                 history=parsed.history, **fields_of_run)  # fmt: skip
         except FloatingPointError:
             if not parsed.checkpoint:
                 checkpoints[seed].unlink(missing_ok=True)  # it leads nowhere
             raise
         if sharding.rank() == 0:
-            made.save(output)
-            print(f"{output}: {_images(made.counts.tolist())} of {parsed.dataset}", flush=True)
-        sets.append(made)
+            synthetic.save(output)
+            print(f"{output}: {_images(synthetic.counts.tolist())} of {parsed.dataset}", flush=True)
+        sets.append(synthetic)
     first = sharding.rank() == 0
     sharding.finish()
     if not first:
@@ -120,10 +121,6 @@ def _outputs(parsed):
     seeds = range(parsed.seed, parsed.seed + parsed.seeds)
     check_seed(seeds[-1], "the last of --seeds")
     return {seed: path.with_stem(f"{path.stem}_{seed}") for seed in seeds}
-
-
-def _checkpoint(parsed, output):
-    return files.check_output(parsed.checkpoint or f"{output}.run", "checkpoint")
 
 
 def _images(ipc):
@@ -176,10 +173,8 @@ def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1, 
         network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
         own = {train.meta.get("augment", "none"), *augments}
         augment = recipe.augment or " or ".join(sorted(own))
-        parts.append(
-            f"{'then ' if steps else ''}{judges} {network} to judge, augmentation {augment}, "
-            f"about {planning.about(judging)}"
-        )
+        parts.append(f"{'then ' if steps else ''}{judges} {network} to judge, augmentation {augment}, "
+                     f"about {planning.about(judging)}")
     if sharding.rank() == 0:
         print("; ".join(parts), file=sys.stdout if parsed.dry_run else sys.stderr, flush=True)
 
@@ -284,9 +279,7 @@ def _check_fit(real, synthetic):
     if real.images.shape[1:] != synthetic.images.shape[1:] or real.classes != synthetic.classes:
         pairs = zip(real.classes, synthetic.classes, strict=False)
         differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
-        raise ValueError(
-            f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}"
-        )
+        raise ValueError(f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}")
 
 
 def _check(parsed):

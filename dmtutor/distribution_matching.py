@@ -46,11 +46,6 @@ class DMConfig(Config):
         ``compile`` it took up to twice as long. What it adds to a gradient is a small part of what another draw
         changes.
 
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
-
     Examples
     --------
     >>> DMConfig(ipc=0)
@@ -302,7 +297,6 @@ class DMSteps(Steps):
         return super().step_size * self.scale
 
     def advance(self):
-        """The loss, and the variables after one step of SGD on the pixels: a dict."""
         loss, changes = super().advance()
         if self.config.average:
             # Σ aⁱ S_{t−i} / Σ aⁱ over i = 0 … t−1, one step at a time; the images it began with do not count.
@@ -317,13 +311,6 @@ class DMSteps(Steps):
         return replace(synthetic, images=self.average.clone()) if self.config.average else synthetic
 
     def loss_and_gradient(self):
-        """The objective under this iteration's draws, at the images as they are.
-
-        Returns
-        -------
-        loss : Tensor, ()
-        gradient : Tensor, (n, C, H, W)
-        """
         on_cpu = self.images.device.type == "cpu"
         self.network.load_parameters(self.draw_weights(self.iteration) if on_cpu else self.sent.weights)
         self.drawn = self._own_draws(self.iteration) if on_cpu else self.sent.drawn

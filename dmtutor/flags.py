@@ -127,8 +127,9 @@ def _field_flags(command, method):
     group = command.add_argument_group("fields of the method's configuration, with their quick defaults", words)
     try:
         for name, (kind, meaning) in field_flags((method or METHODS["dm"]).config_type).items():
+            shown = meaning if method else argparse.SUPPRESS
             group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X",
-                               help=meaning if method else argparse.SUPPRESS)
+                               dest=f"field {name}", help=shown)
     except (ValueError, argparse.ArgumentError) as error:
         command.error(str(error))
 
@@ -136,12 +137,8 @@ def _field_flags(command, method):
 def field_flags(config_type):
     """The fields of a configuration: {name: (type for argparse, help)}.
 
-    The help is the first sentence about it, in the docstring of the class or of one that it is derived from.
-
-    Raises
-    ------
-    ValueError
-        If there is none for a field.
+    The help is the first sentence about a field in the docstring of the class, or of one that it is derived from.
+    Raises a ValueError if there is none.
     """
     meaning, kinds = {}, get_type_hints(config_type)
     for cls in reversed(config_type.__mro__):
@@ -205,10 +202,6 @@ def _integers(text):
         raise argparse.ArgumentTypeError(f"must be a number, or one for each class, 10,10,3; got {text!r}") from None
 
 
-def _integer_or_none(text):
-    return None if text.lower() == "none" else int(text)
-
-
 def _integer_or_word(text):
     return int(text) if text.removeprefix("-").isdigit() else None if text.lower() == "none" else text
 
@@ -219,5 +212,5 @@ def _boolean(text):
     return text.lower() == "true"
 
 
-PARSE = {bool: _boolean, int | tuple[int, ...]: _integers, int | None: _integer_or_none,
+PARSE = {bool: _boolean, int | tuple[int, ...]: _integers, int | None: _integer_or_word,
          int | str | None: _integer_or_word, int: int, float: float, float | None: float}

@@ -55,11 +55,6 @@ class DCConfig(Config):
     distance : {"cosine", "squared"}
         How gradients are compared, see :func:`~dmtutor.gradient_matching.gradient_distance`.
 
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
-
     Examples
     --------
     >>> DCConfig(training_epochs=0)
@@ -269,18 +264,10 @@ class DCSteps(Steps):
         self.weights = self.flat_weights()
 
     def advance(self):
-        """The loss, and the variables after one step on the pixels: a dict."""
         loss, changes = super().advance()
         return loss, {**changes, "weights": self.flat_weights()}
 
     def loss_and_gradient(self):
-        """The objective under this iteration's draws, at the images as they are.
-
-        Returns
-        -------
-        loss : Tensor, ()
-        gradient : Tensor, (n, C, H, W)
-        """
         if self.iteration % self.config.steps_per_network == 0:
             self.network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration))
         else:

@@ -38,11 +38,6 @@ class IDMConfig(DMConfig):
     iterations, batch_real
         As of :class:`~dmtutor.DMConfig`; where they are None, for factor² as many images.
 
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
-
     Examples
     --------
     >>> IDMConfig(alpha=1.0, pool=0)
@@ -72,15 +67,8 @@ class IDMConfig(DMConfig):
 
     @classmethod
     def reference(cls, **changes):
-        """There is none: the published networks are trained further as the run goes on.
-
-        Raises
-        ------
-        ValueError
-            Always.
-        """
-        raise ValueError("setting must be quick for idm: its published networks are trained as the run goes on, "
-                         "which is not written here")  # fmt: skip
+        """A ValueError: there is none, for the published networks are trained further as the run goes on."""
+        raise ValueError("setting must be quick for idm: published, its networks are trained further in every step")
 
 
 def idm_steps(real, *, config, generator, classes=None):

@@ -339,7 +339,5 @@ def check_architecture(image_size, *, width, depth, norm, activation, pooling):
     if norm == "group" and width % 4:
         raise ValueError(f"width must be a multiple of 4 for norm='group'; got {width}")
     if pooling != "none" and min(image_size) >> depth < 1:
-        raise ValueError(
-            f"depth must be at most {int(math.log2(min(image_size)))} for images of "
-            f"{image_size[0]}×{image_size[1]}: every block halves them; got {depth}"
-        )
+        raise ValueError(f"depth must be at most {int(math.log2(min(image_size)))} for images of "
+                         f"{image_size[0]}×{image_size[1]}: every block halves them; got {depth}")

@@ -15,18 +15,9 @@ SCORED = 300  # test images on which the time of a score is measured
 
 
 def step_seconds(steps):
-    """Seconds that a step of a run takes. The run is left as it is.
+    """Seconds that a step of a run takes, of the slowest process where several share it. The run is left as it is.
 
     The steps that are measured are spread over the run: in some methods not all cost the same.
-
-    Parameters
-    ----------
-    steps : Steps
-
-    Returns
-    -------
-    float
-        Where processes share the work, of the slowest.
     """
     trial = steps.trial()
     places = [i * (len(steps) - 1) // 4 for i in range(5)]
@@ -40,16 +31,7 @@ def step_seconds(steps):
 
 
 def pool_seconds(steps):
-    """Seconds that it takes to train the networks that a run draws from; 0 for methods that train none before a step.
-
-    Parameters
-    ----------
-    steps : Steps
-
-    Returns
-    -------
-    float
-    """
+    """Seconds that it takes to train the networks that a run draws from; 0 where none is trained before a step."""
     if not (training := steps.training):
         return 0.0
     networks, recipe = training

@@ -88,13 +88,7 @@ class Config:
 
     @classmethod
     def reference(cls, **changes):
-        """The published setting, where one is written.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-        """
+        """The published setting; a ValueError where none is written."""
         raise ValueError(f"setting must be quick for {cls.__name__}, which has no published one")
 
     @property

@@ -52,11 +52,6 @@ class DDConfig(Config):
         Keep only the weights after each training step and compute its activations again for the backward pass:
         memory of one training step instead of τ, for more time.
 
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
-
     Examples
     --------
     >>> DDConfig(inner_steps=0)

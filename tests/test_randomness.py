@@ -63,7 +63,7 @@ def test_the_streams_are_fixed_for_good():
 
 
 def test_an_unknown_stream_is_refused():
-    with pytest.raises(ValueError, match="stream must be one of init, .*, train, method; got 'batches'"):
+    with pytest.raises(ValueError, match=r"stream must be one of init, .*, train, method; got 'batches'"):
         keyed_generator(0, "batches", 1)
 
 

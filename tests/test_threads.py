@@ -1,5 +1,8 @@
 """The same bits for every number of threads: torch's layers add partial sums per thread, the library does not."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -93,6 +96,27 @@ def test_after_an_error_nothing_goes_on_working(error):
     count = len(ended)
     time.sleep(0.15)
     assert len(ended) == count < 7 and torch.get_num_threads() == 2
+
+
+FORKED = """
+import os, signal, torch
+from dmtutor import threads
+torch.set_num_threads(2)
+cpu, parts = torch.device("cpu"), range(4)
+before = threads.parallel_map(lambda n: n + 1, parts, cpu)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    os._exit(threads.parallel_map(lambda n: n + 1, parts, cpu) != before)
+assert os.waitpid(child, 0)[1] == 0 and threads.parallel_map(lambda n: n + 1, parts, cpu) == before
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_threads_of_its_own():
+    """As in a data loader's worker: the parent's threads are not there, and work given to them would wait for ever."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 # The bits ------------------------------------------------------------------------------------------------------------
