@@ -67,8 +67,7 @@ def _condense(parsed):
     recipe = _recipe(parsed, test)
     if parsed.evaluate:
         recipe.check(test.images)
-    checkpoints = {seed: files.check_output(parsed.checkpoint or f"{output}.run", "checkpoint")
-                   for seed, output in outputs.items()}
+    checkpoints = {seed: _checkpoint(parsed, output) for seed, output in outputs.items()}
     left = 0
     for seed, checkpoint in checkpoints.items():
         begun = begin(train, parsed.method, seed=seed, device=parsed.device, **fields_of_run)
@@ -121,6 +120,10 @@ def _outputs(parsed):
     seeds = range(parsed.seed, parsed.seed + parsed.seeds)
     check_seed(seeds[-1], "the last of --seeds")
     return {seed: path.with_stem(f"{path.stem}_{seed}") for seed in seeds}
+
+
+def _checkpoint(parsed, output):
+    return files.check_output(parsed.checkpoint or f"{output}.run", "checkpoint")
 
 
 def _images(ipc):

@@ -150,7 +150,7 @@ class Recipe:
 
 @threads.single_threaded()
 def train_network(train, *, recipe=None, generator, teacher=None):
-    """Train one network from scratch.
+    """Train one network from scratch; on a CPU by one thread, so that the bits do not depend on how many there are.
 
     Parameters
     ----------

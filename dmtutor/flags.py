@@ -130,7 +130,7 @@ def _field_flags(command, method):
             shown = meaning if method else argparse.SUPPRESS
             group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X",
                                dest=f"field {name}", help=shown)
-    except (ValueError, argparse.ArgumentError) as error:
+    except (NameError, TypeError, ValueError, argparse.ArgumentError) as error:
         command.error(str(error))
 
 
