@@ -164,7 +164,7 @@ def film(table, real, validation, name, seed, folder):
         frames.append(("average", config.iterations, run["state"]["average"]))
     for result, iteration, images in frames:
         key = {"experiment": "film", "run": name, "result": result, "ipc": config.ipc, "seed": seed,
-               "iteration": iteration}  # fmt: skip
+               "iteration": iteration}
         if table.find(**key):
             continue
         networks = 3 if config.ipc == 1 else 1
@@ -176,7 +176,7 @@ def film(table, real, validation, name, seed, folder):
             "seconds": round(run["seconds"] * iteration / len(run["losses"])),
             "norm": round(float(images.flatten(1).norm(dim=1).mean()), 2),
             "accuracies": results.pack(accuracies),
-        })  # fmt: skip
+        })
         print(f"{key}: {accuracies}", flush=True)
     if seed == 0:
         keep(real, run, name, config)
@@ -303,7 +303,7 @@ def main():
     real, validation, test_images = split(asked.data)
     table = Table("cifar10", command="python benchmarks/cifar10.py --data PATH.npz --runs FOLDER TASK",
                   recipes={"film, choice": str(SHORT), "test": str(LONG), "300 epochs": str(TREND),
-                           "no augmentation": str(PLAIN)})  # fmt: skip
+                           "no augmentation": str(PLAIN)})
     if asked.task == "coresets":
         coresets(table, real, validation, test_images)
         return

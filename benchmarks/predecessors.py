@@ -128,7 +128,7 @@ def main(wanted):
                     print(f"{key}: {accuracies}, {row['seconds']} s", flush=True)
         for method in ("Random", *SETTINGS):
             tried = [row for row in table.rows if row["experiment"] == "search" and row["ipc"] == ipc
-                     and row["method"] == method]  # fmt: skip
+                     and row["method"] == method]
             if method != "Random" and len(tried) < len(SETTINGS[method][ipc]):
                 continue
             best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean, default={"changes": {}})

@@ -82,7 +82,7 @@ def _condense(parsed):
         parsed.advice = [f"the same command goes on from {checkpoints[seed]}"]
         try:
             synthetic = condense(train, parsed.method, seed=seed, device=parsed.device, checkpoint=checkpoints[seed],
-                                 history=parsed.history, **fields_of_run)  # fmt: skip
+                                 history=parsed.history, **fields_of_run)
         except FloatingPointError:
             if not parsed.checkpoint:
                 checkpoints[seed].unlink(missing_ok=True)  # it leads nowhere
@@ -252,7 +252,7 @@ def _compare(parsed, sets, train, test, recipe):
         result = evaluate(
             group, test, networks=parsed.networks, recipe=recipe, progress=True,
             generator=torch.Generator().manual_seed(parsed.seed),
-        )  # fmt: skip
+        )
         print(f"{name:>9}: {result}{_by_class(result)}", flush=True)
 
 

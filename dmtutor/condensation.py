@@ -22,7 +22,7 @@ METHODS = {steps_type.method: steps_type for steps_type in (DDSteps, DCSteps, DS
 
 
 def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, checkpoint=None, history=None,
-             **config_fields):  # fmt: skip
+             **config_fields):
     """Condense a training set into ``ipc`` synthetic images per class.
 
     Parameters
@@ -201,7 +201,7 @@ def load_run(steps, path):
         steps.load_state_dict(state)
     except ValueError as error:
         error.add_note(f"{str(path)!r} does not hold this run: go on with the settings of the one it holds, delete it "
-                       "to start anew, or name another checkpoint")  # fmt: skip
+                       "to start anew, or name another checkpoint")
         raise
 
 

@@ -49,23 +49,23 @@ def parser(arguments):
 
     make = commands.add_parser("condense", formatter_class=Help, help="make a small set, say what it is worth",
                                epilog="torchrun --nproc-per-node N -m dmtutor condense ... shares the classes among N "
-                                      "processes; on a CPU the file is the same, bit for bit.")  # fmt: skip
+                                      "processes; on a CPU the file is the same, bit for bit.")
     make.add_argument("--output", required=True, metavar="S.pt",
-                      help="file to write the condensed set to, ending in .pt")  # fmt: skip
+                      help="file to write the condensed set to, ending in .pt")
     make.add_argument("--method", type=steps_type, default="dm", metavar=f"{{{','.join(METHODS)},module:Class}}",
                       help="how to condense; a class of your own, derived from Steps, is found from the current folder")
     make.add_argument("--setting", choices=("quick", "reference"), default="quick",
-                      help="defaults of the fields below: quick, or as published")  # fmt: skip
+                      help="defaults of the fields below: quick, or as published")
     make.add_argument("--seed", type=int, default=0, help="the same seed gives the same file, bit for bit, on a CPU")
     make.add_argument("--seeds", type=int, default=1, metavar="N",
-                      help="make N sets, S_0.pt, S_1.pt, …, from --seed on: 3 or more give an interval")  # fmt: skip
+                      help="make N sets, S_0.pt, S_1.pt, …, from --seed on: 3 or more give an interval")
     make.add_argument("--checkpoint", metavar="FILE",
                       help="save the run here once a minute and when stopped, and keep the file; by default it is "
-                           "S.pt.run, until S.pt is written. The same command goes on from it")  # fmt: skip
+                           "S.pt.run, until S.pt is written. The same command goes on from it")
     make.add_argument("--history", metavar="FILE.csv", help="write iteration, loss and seconds of every tenth step")
     make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
     make.add_argument("--dry-run", action="store_true",
-                      help="say what was read, what would be done and how long it would take, and stop")  # fmt: skip
+                      help="say what was read, what would be done and how long it would take, and stop")
     _data_flags(make, dataset_default="mnist5k")
     _evaluation_flags(make)
     if arguments[:1] == ["condense"]:
@@ -74,7 +74,7 @@ def parser(arguments):
     score = commands.add_parser("evaluate", formatter_class=Help, help="score sets on real images")
     score.set_defaults(evaluate=True, dry_run=False)
     score.add_argument("files", metavar="S.pt", nargs="+",
-                       help="sets that condense wrote; 3 or more, of several seeds, give an interval")  # fmt: skip
+                       help="sets that condense wrote; 3 or more, of several seeds, give an interval")
     _data_flags(score, dataset_default=None, more="; the one the set was made of if left out")
     score.add_argument("--seed", type=int, default=0, help="of the networks")
     _evaluation_flags(score)
@@ -83,7 +83,7 @@ def parser(arguments):
                               description="Write a set as a folder of PNG (NAME), NAME.npz, NAME.safetensors, or "
                                           "NAME.pt as the published code writes it, and say what that changes.",
                               epilog="With --dataset networks are trained on the set before and after, the same "
-                                     "ones, and scored on its test images.")  # fmt: skip
+                                     "ones, and scored on its test images.")
     out.set_defaults(random_sets=1, model="convnet")
     out.add_argument("file", metavar="S.pt", help="a set that condense wrote")
     out.add_argument("output", metavar="NAME[.npz|.safetensors|.pt]", help="what to write")
@@ -168,13 +168,13 @@ def _first_sentences(docstring):
 
 def _data_flags(command, dataset_default, more=""):
     command.add_argument("--dataset", default=dataset_default, metavar="NAME",
-                         help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{more}")  # fmt: skip
+                         help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{more}")
     command.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
     size = "" if dataset_default else "; by default to those of the set"
     command.add_argument("--size", type=int, help=f"resize the images to size × size{size}")
     resize = "fit" if dataset_default else "as the set was made"
     command.add_argument("--resize", choices=RESIZE, help="by cutting off what exceeds the square, or by bars beside "
-                                                          f"the whole image (default: {resize})")  # fmt: skip
+                                                          f"the whole image (default: {resize})")
     command.add_argument("--skip-broken", action="store_true", help="leave out files that cannot be read")
     command.add_argument("--device", help="cpu, cuda, …")
 
@@ -183,7 +183,7 @@ def _judge_augment_flag(command):
     command.add_argument("--judge-augment", metavar="STRATEGY",
                          help="operations with which networks are trained, on all sets that are compared, as "
                               "crop_scale_rotate or none (default: those of the data set, whatever the set was "
-                              "condensed with)")  # fmt: skip
+                              "condensed with)")
 
 
 def _evaluation_flags(command):

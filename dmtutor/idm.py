@@ -54,7 +54,7 @@ class IDMConfig(DMConfig):
         check_positive("factor", self.factor)
         ipc = check_ipc_field(self.ipc)[1]
         fill(self, iterations=max(1, round(1000 / (ipc**0.5 * self.factor))),
-             batch_real=max(1, round(4 * ipc**0.5 * self.factor)), alpha=10 / ipc if self.pool else 0)  # fmt: skip
+             batch_real=max(1, round(4 * ipc**0.5 * self.factor)), alpha=10 / ipc if self.pool else 0)
         super().__post_init__()
         if self.pool != 0 or isinstance(self.pool, bool):
             check_positive("pool", self.pool)

@@ -114,7 +114,7 @@ def what_was_read(train, test):
     twins = count_twins(train, test)
     also = f" ({twins} of them training images, too)" if twins else ""
     return (f"{len(train):,} training and {len(test):,} test images{also}, {len(train.classes)} classes of {sizes}, "
-            f"{height}×{width} {'grey' if channels == 1 else 'RGB'}")  # fmt: skip
+            f"{height}×{width} {'grey' if channels == 1 else 'RGB'}")
 
 
 def count_twins(train, test):

@@ -104,7 +104,7 @@ def start(steps_type, config_type, real, config, generator, **options):
     check_every_class(real, options.get("classes"))
     if config.init == "real" and not real.counts.all():
         raise ValueError("init must be 'noise' where real holds some classes only: a start from real images is drawn "
-                         "for all of them; got 'real'")  # fmt: skip
+                         "for all of them; got 'real'")
     config = replace(config, ipc=resolve_ipc(real, config))
     if config.depth is None:
         config = replace(config, depth=default_depth(real.images.shape[2:]))
@@ -224,7 +224,7 @@ class Steps:
         self.network = ConvNet(
             channels=real.images.shape[1], image_size=real.images.shape[2:], classes=len(real.classes),
             **config.architecture, generator=keyed_generator(root, "network", 0),
-        ).requires_grad_(False)  # fmt: skip
+        ).requires_grad_(False)
         self.network.to(real.images[:0], memory_format=torch.channels_last)
         draw = keyed_generator(root, "init")
         if config.init == "real":

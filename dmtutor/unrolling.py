@@ -115,7 +115,7 @@ class DDConfig(Config):
         """
         most = check_ipc_field(ipc)[2]
         published = dict(iterations=23_600, batch_real=102, lr_img=0.01, init="noise", inner_steps=3 * most,
-                         batch_syn=1, starts=1, lr_net=0.02, lr_lr=0.01, width=128, depth=3)  # fmt: skip
+                         batch_syn=1, starts=1, lr_net=0.02, lr_lr=0.01, width=128, depth=3)
         return cls(ipc=ipc, **{**published, **changes})
 
 
@@ -314,7 +314,7 @@ class DDSteps(Steps):
             "images": self.images - self.step_size * step, "momentum": momentum, "square": square,
             "log_step_sizes": self.log_step_sizes - lr_log * log_step, "log_momentum": log_momentum,
             "log_square": log_square,
-        }  # fmt: skip
+        }
 
     def loss_and_gradient(self):
         """The loss and its gradient by the pixels alone, see :meth:`loss_and_gradients`."""
@@ -348,7 +348,7 @@ class DDSteps(Steps):
         params = unroll(
             network, dict(network.named_parameters()), torch.cat(syns), self.labels, logs.exp(),
             rows=self.rows, checkpointing=self.config.checkpointing,
-        )  # fmt: skip
+        )
         loss = F.cross_entropy(functional_call(network, params, torch.cat(reals)), real_labels)
         return loss.detach(), *torch.autograd.grad(loss, (images, logs))
 

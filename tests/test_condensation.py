@@ -196,7 +196,7 @@ def test_a_history_has_the_loss_of_every_tenth_step(tmp_path):
     fields = {**TINY, "iterations": 35}
     condense(real_images(), **fields, history=tmp_path / "run.csv")
     run = dm_steps(real_images(), config=DMConfig(**{k: v for k, v in fields.items() if k != "progress"}),
-                   generator=torch.Generator().manual_seed(0))  # fmt: skip
+                   generator=torch.Generator().manual_seed(0))
     losses = {step.iteration: float(step.loss) for step in run}
     rows = rows_of(tmp_path / "run.csv")
     assert [int(row["iteration"]) for row in rows] == [10, 20, 30]

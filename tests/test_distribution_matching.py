@@ -67,7 +67,7 @@ def test_the_published_setting():
     ours = DMConfig.reference()
     published = {"ipc": 10, "iterations": 20_000, "batch_real": 256, "lr_img": 1.0, "momentum": 0.5, "init": "real",
                  "augment": None, "width": 128, "depth": 3, "norm": "instance", "activation": "relu",
-                 "pooling": "avg"}  # fmt: skip
+                 "pooling": "avg"}
     assert {k: getattr(ours, k) for k in published} == published
     assert DMConfig.reference(ipc=99).lr_img == 1
     assert DMConfig.reference(ipc=100).lr_img == 10
@@ -377,7 +377,7 @@ def test_the_data_set_brings_its_augmentation():
 
 
 @pytest.mark.parametrize("fields", [{"norm": "batch", "block": "all"}, {"norm": "layer", "activation": "swish"},
-                                    {"pooling": "max", "norm": "group"}, {"ipc": 1, "block": 1}])  # fmt: skip
+                                    {"pooling": "max", "norm": "group"}, {"ipc": 1, "block": 1}])
 def test_every_network_condenses(fields):
     images = make(**fields).finish().images
     assert torch.isfinite(images).all()

@@ -34,7 +34,7 @@ def test_the_published_recipe():
         "steps": None, "epochs": 1000, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256,
         "augment": None, "cutmix": 0.0, "model": "convnet", "width": 128, "depth": 3, "norm": "instance",
         "activation": "relu", "pooling": "avg",
-    }  # fmt: skip
+    }
     assert Recipe.reference(epochs=300, norm="batch") == dataclasses.replace(
         Recipe.reference(), epochs=300, norm="batch"
     )
@@ -76,7 +76,7 @@ def test_other_networks_are_trained_and_seeded(model):
     [("epochs", 0), ("epochs", 1.5), ("epochs", True), ("steps", 0), ("batch_size", 0), ("lr", 0), ("lr", "1"),
      ("lr", float("nan")), ("model", "resnet"),
      ("momentum", 1), ("momentum", -0.1), ("weight_decay", -1), ("augment", "colour")],
-)  # fmt: skip
+)
 def test_a_value_out_of_range_names_its_field(field, value):
     with pytest.raises(ValueError, match=f"{field} must"):
         Recipe(**{field: value})
@@ -265,7 +265,7 @@ def test_the_recipe_follows_the_size_of_the_images(monkeypatch):
     used = []
     train_network = evaluation.train_network
     monkeypatch.setattr(evaluation, "train_network", lambda s, *, recipe, generator, teacher: used.append(recipe) or
-                        train_network(s, recipe=TINY, generator=generator))  # fmt: skip
+                        train_network(s, recipe=TINY, generator=generator))
     for side, depth in ((8, 3), (32, 3), (64, 4)):
         data = from_arrays(torch.rand(4, side, side), [0, 1, 0, 1])
         evaluate(data, data, networks=1, generator=seeded())
@@ -302,7 +302,7 @@ def test_a_sure_teacher_is_as_good_as_labels_and_one_that_is_not_teaches_no_clas
     chance = [network(data.images).softmax(1)[torch.arange(20), data.labels].mean() for network in (sure, unsure)]
     assert chance[0] > 0.7 and abs(chance[1] - 0.5) < 0.1
     results = [evaluate(data, data, networks=2, recipe=recipe, generator=seeded(), teacher=teacher)
-               for teacher in (None, Says(100.0))]  # fmt: skip
+               for teacher in (None, Says(100.0))]
     assert torch.equal(results[0].predicted, results[1].predicted)
 
 

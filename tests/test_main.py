@@ -121,7 +121,7 @@ def test_every_field_of_the_configuration_is_a_flag(folder, monkeypatch):
     values = {"ipc": 3, "iterations": 7, "batch_real": 9, "lr_img": 0.25, "schedule": "constant", "momentum": 0.75,
               "init": "noise",
               "augment": "crop_rotate", "width": 12, "depth": 2, "norm": "batch", "activation": "swish",
-              "pooling": "max", "block": "all", "average": 0.5, "compile": False, "amp": True}  # fmt: skip
+              "pooling": "max", "block": "all", "average": 0.5, "compile": False, "amp": True}
     assert set(values) == {f.name for f in dataclasses.fields(DMConfig)}
     taken = {}
 
@@ -232,7 +232,7 @@ def test_steps_that_are_too_large_end_in_advice(folder, capsys, method, lr):
 
 def test_a_finished_run_goes_on_where_the_step_does_not_fall(folder, capsys):
     command = ["condense", "--dataset", "data.npz", "--no-evaluate", "--width", "4", "--ipc", "2", "--checkpoint",
-               "run.pt"]  # fmt: skip
+               "run.pt"]
     constant = ["--schedule", "constant", "--output", "S.pt"]
     for iterations in ("3", "7"):
         assert run([*command, *constant, "--iterations", iterations]) == 0
@@ -275,7 +275,7 @@ def test_export_says_what_it_costs_and_judges_before_and_after(folder, capsys, o
     if output != "out":  # to the bit the same images: the same networks
         assert before.replace("before", " after") == after and change.split()[1] == "+0.0"
     expected = shell.evaluate(synthetic, load("data.npz")[1].normalized_like(synthetic), networks=2,
-                              recipe=shell.RECIPES["quick"](), generator=torch.Generator().manual_seed(0))  # fmt: skip
+                              recipe=shell.RECIPES["quick"](), generator=torch.Generator().manual_seed(0))
     assert before.strip() == f"before: {expected}"
 
 
@@ -301,7 +301,7 @@ def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
     recipes = []
     real_evaluate = shell.evaluate
     monkeypatch.setattr(shell, "evaluate", lambda *a, recipe, **k: recipes.append(recipe) or
-                        real_evaluate(*a, recipe=recipe, **k))  # fmt: skip
+                        real_evaluate(*a, recipe=recipe, **k))
     command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE, "--augment", "crop_rotate"]
     everything = "color_crop_cutout_flip_scale_rotate"
     assert run(command) == 0
@@ -341,7 +341,7 @@ def test_a_judge_that_cannot_be_is_refused_before_any_work(folder, capsys, monke
     for command in ("condense --output T.pt", "evaluate S.pt", "export S.pt out"):
         for wrong in ("mirror", "crop_crop", "crop-rotate"):
             fails(capsys, f"{command} --dataset data.npz --judge-augment {wrong}", f"got {wrong!r}",
-                  "--judge-augment must be 'none', or different operations of color, crop, cutout")  # fmt: skip
+                  "--judge-augment must be 'none', or different operations of color, crop, cutout")
     assert sorted(os.listdir()) == there
 
 
@@ -349,7 +349,7 @@ def test_a_dry_run_finds_what_is_wrong(folder, capsys):
     fails(capsys, "condense --dataset data.npz --output S.pt --dry-run --ipc 16", "ipc must be at most 15")
     run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate", "--checkpoint", "run.pt"])
     fails(capsys, ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--dry-run", "--seed", "1",
-                   "--checkpoint", "run.pt"], "seed")  # fmt: skip
+                   "--checkpoint", "run.pt"], "seed")
 
 
 def test_warnings_take_one_line_and_come_once(folder, capsys):
@@ -466,7 +466,7 @@ def test_from_noise_a_class_may_have_more_than_it_had(folder, capsys):
 
 def test_without_memory_it_says_so(folder, capsys, monkeypatch):
     for error in (MemoryError("Unable to allocate memory"), torch.OutOfMemoryError("CUDA out of memory."),
-                  RuntimeError("DefaultCPUAllocator: can't allocate memory")):  # fmt: skip
+                  RuntimeError("DefaultCPUAllocator: can't allocate memory")):
         monkeypatch.setattr(shell, "condense", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         assert run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK]) == 2
         assert "memory" in capsys.readouterr().err.splitlines()[-1]

@@ -74,7 +74,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         given, made = ([x for x in tree_leaves(tree) if isinstance(x, torch.Tensor) and x.ndim > 0]
-                       for tree in ((args, kwargs), result))  # fmt: skip
+                       for tree in ((args, kwargs), result))
         if any(x.device == META for x in (*given, *made)):
             # In torch 2.6 an index also slices the dimensions that it leaves as they are: nothing is done there.
             nothing = function is torch.ops.aten.slice.Tensor and given[0].shape == made[0].shape

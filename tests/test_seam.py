@@ -65,7 +65,7 @@ class Trained(DMSteps):
 
 
 TRAINED = [[torch.randn(p.shape, generator=seeded(i)) for p in ConvNet(channels=1, image_size=8, classes=3, width=4,
-            depth=1, generator=seeded()).parameters()] for i in range(3)]  # fmt: skip
+            depth=1, generator=seeded()).parameters()] for i in range(3)]
 
 
 def plain_loop(steps):

@@ -167,9 +167,9 @@ def made(tmp_path_factory):
         (3, [*TORCHRUN, "3"], 2, ["--checkpoint", "run.pt"]),
     ):
         command = [sys.executable, *start, "-m", "dmtutor", "condense", "--dataset", "data.npz", "--no-evaluate",
-                   "--output", f"{n}.pt", *FLAGS, *extra]  # fmt: skip
+                   "--output", f"{n}.pt", *FLAGS, *extra]
         running.append(subprocess.Popen(command, cwd=folder, env=environment(threads), text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE))  # fmt: skip
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     try:
         said = {n: (*process.communicate(timeout=300), process.returncode) for n, process in enumerate(running, 1)}
     finally:
@@ -215,7 +215,7 @@ def test_ctrl_c_leaves_the_state_of_one_step_behind(made, tmp_path):
     folder, _, train = made
     command = [sys.executable, *TORCHRUN, "2", "-m", "dmtutor", "condense", "--dataset", str(folder / "data.npz"),
                "--output", "S.pt", "--checkpoint", "run.pt", "--history", "run.csv",
-               *FLAGS, "--iterations", "1000000"]  # fmt: skip
+               *FLAGS, "--iterations", "1000000"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, start_new_session=True)
     said = b""
     try:
@@ -265,7 +265,7 @@ def test_processes_and_threads_change_no_bit(tmp_path):
     for n, threads in names:
         start = [] if n == 1 else [*TORCHRUN, str(n)]
         done = subprocess.run([sys.executable, *start, "every_ipc.py", f"{n}x{threads}"], cwd=tmp_path, text=True,
-                              env=environment(threads), capture_output=True, timeout=300)  # fmt: skip
+                              env=environment(threads), capture_output=True, timeout=300)
         assert done.returncode == 0, done.stderr
     for images in (5, 10, 15, 50):
         files = {(tmp_path / f"{n}x{threads}-{images}.pt").read_bytes() for n, threads in names}

@@ -143,7 +143,7 @@ RUNS = {
     "dsa": lambda ipc: dc_steps(REAL, config=DSAConfig(ipc=ipc, batch_real=7, **SMALL), generator=seeded()),
     "dd": lambda ipc: dd_steps(
         REAL, config=DDConfig(ipc=ipc, batch_real=5, starts=2, **SMALL), generator=seeded()),
-}  # fmt: skip
+}
 
 
 def with_threads(number, function):
@@ -187,5 +187,5 @@ def test_training_and_evaluation_are_the_same_to_the_bit():
     first = with_threads(1, weights)
     assert all(torch.equal(with_threads(n, weights), first) for n in (2, 3, 4))
     marks = [with_threads(n, lambda: evaluate(sets, REAL, networks=2, recipe=recipe, generator=seeded()).correct)
-             for n in (1, 2, 3)]  # fmt: skip
+             for n in (1, 2, 3)]
     assert all(torch.equal(m, marks[0]) for m in marks)
