@@ -197,14 +197,9 @@ class Step:
 class Steps:
     """An iterator of :class:`Step`, one for each iteration. A method says what the loss is, and its gradient.
 
-    The state of a run is (configuration, root, iteration, and the tensors that ``variables`` names).
-
-    Attributes
-    ----------
-    config_type : type
-        The method's configuration, a dataclass derived from :class:`Config`. Its docstring says what each field is.
-    method : str
-        The name under which sets and states are saved: the class's own if it gives no other.
+    The state of a run is (configuration, root, iteration, and the tensors that ``variables`` names). A method's
+    ``config_type`` is a dataclass derived from :class:`Config`, whose docstring says what each field is; ``method`` is
+    the name under which sets and states are saved, the class's own if it gives no other.
     """
 
     config_type = Config
