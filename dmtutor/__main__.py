@@ -1,9 +1,6 @@
 """Condense, evaluate and export from the shell: ``python -m dmtutor condense --help``."""
 
-import argparse
-import inspect
 import math
-import os
 import re
 import sys
 import tempfile
@@ -14,35 +11,18 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, files, planning, sharding
+from . import files, planning, sharding
 from .augmentation import SiameseAugment
 from .checks import check_device, check_positive, check_seed
-from .condensation import METHODS, begin, condense, load_run
+from .condensation import begin, condense, load_run
 from .coresets import random_subset
 from .data import LabeledImages
 from .decoding import random_tiles
-from .evaluation import Recipe, evaluate
+from .evaluation import evaluate
 from .exchange import check_export, export, load_exported
-from .networks import MODELS, default_depth
-from .pictures import RESIZE
+from .flags import RECIPES, parser, tell
+from .networks import default_depth
 from .sources import NAMES, load
-
-RECIPES = {"quick": Recipe, "reference": Recipe.reference}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors take one line."""
-
-    def error(self, message):
-        tell(f"{self.prog}: error: {message} (--help lists what there is)")
-        sys.exit(2)
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Says a default where there is one to say."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, True, False) else super()._get_help_string(action)
 
 
 def main(arguments=None):
@@ -50,185 +30,32 @@ def main(arguments=None):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
-    parsed = parser().parse_args(arguments)
-    told = set()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = parser(arguments).parse_args(arguments)
+    noted = set()
 
     def note(message, *_):
         """A warning, once, in one line."""
-        if str(message) not in told:
+        if str(message) not in noted:
             tell(f"note: {' '.join(str(message).split())}")
-        told.add(str(message))
+        noted.add(str(message))
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = note
-            parsed.run(parsed)
+            COMMANDS[parsed.command](parsed)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError) as error:
-        said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        message = "; ".join([str(error), *getattr(error, "__notes__", [])])
         if isinstance(error, MemoryError | OverflowError | RuntimeError):
-            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", said):
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", message):
                 raise
-            said = f"this takes more memory than there is: smaller numbers or a smaller size would do ({said})"
-        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(said.split())}")
+            message = f"this takes more memory than there is: smaller numbers or a smaller size would do ({message})"
+        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(message.split())}")
         sys.exit(2)
     except KeyboardInterrupt:
         tell("\n" + "; ".join(["stopped", *getattr(parsed, "advice", [])]))
         sys.exit(130)
-
-
-def tell(line):
-    """Print one line on stderr; of the processes that ``torchrun`` started, the first alone."""
-    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:  # schedulers set RANK, too
-        print(line, file=sys.stderr)
-
-
-def parser():
-    """The command line. The flags of ``condense`` are read off the configuration."""
-    top = Parser(prog="python -m dmtutor", description="Dataset condensation in one command.")
-    top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(dest="command", required=True)
-    formatter = Help
-
-    make = commands.add_parser("condense", formatter_class=formatter, help="make a small set, say what it is worth",
-                               epilog="torchrun --nproc-per-node N -m dmtutor condense ... shares the classes among N "
-                                      "processes; on a CPU the file is the same, bit for bit.")  # fmt: skip
-    make.set_defaults(run=_condense)
-    make.add_argument("--output", required=True, metavar="S.pt",
-                      help="file to write the condensed set to, ending in .pt")  # fmt: skip
-    make.add_argument("--method", choices=METHODS, default="dm", help="how to condense")
-    make.add_argument("--setting", choices=("quick", "reference"), default="quick",
-                      help="defaults of the fields below: quick, or as published")  # fmt: skip
-    make.add_argument("--seed", type=int, default=0, help="the same seed gives the same file, bit for bit, on a CPU")
-    make.add_argument("--seeds", type=int, default=1, metavar="N",
-                      help="make N sets, S_0.pt, S_1.pt, …, from --seed on: 3 or more give an interval")  # fmt: skip
-    make.add_argument("--checkpoint", metavar="FILE",
-                      help="save the run here once a minute and when stopped, and keep the file; by default it is "
-                           "S.pt.run, until S.pt is written. The same command goes on from it")  # fmt: skip
-    make.add_argument("--history", metavar="FILE.csv", help="write iteration, loss and seconds of every tenth step")
-    make.add_argument("--overwrite", action="store_true", help="replace a file that is not of the same run")
-    make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
-    make.add_argument("--dry-run", action="store_true",
-                      help="say what was read, what would be done and how long it would take, and stop")  # fmt: skip
-    _data_flags(make, dataset_default="mnist5k")
-    _evaluation_flags(make)
-    group = make.add_argument_group("fields of the configuration, with their quick defaults")
-    for name, (kind, told) in _fields().items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X", help=told)
-
-    score = commands.add_parser("evaluate", formatter_class=formatter, help="score sets on real images")
-    score.set_defaults(run=_evaluate, evaluate=True, dry_run=False)
-    score.add_argument("files", metavar="S.pt", nargs="+",
-                       help="sets that condense wrote; 3 or more, of several seeds, give an interval")  # fmt: skip
-    _data_flags(score, dataset_default=None, told="; the one the set was made of if left out")
-    score.add_argument("--seed", type=int, default=0, help="of the networks")
-    _evaluation_flags(score)
-
-    out = commands.add_parser("export", formatter_class=formatter, help="write a set for other tools",
-                              description="Write a set as a folder of PNG (NAME), NAME.npz, NAME.safetensors, or "
-                                          "NAME.pt as the published code writes it, and say what that changes.",
-                              epilog="With --dataset networks are trained on the set before and after, the same "
-                                     "ones, and scored on its test images.")  # fmt: skip
-    out.set_defaults(run=_export, random_sets=1, model="convnet")
-    out.add_argument("file", metavar="S.pt", help="a set that condense wrote")
-    out.add_argument("output", metavar="NAME[.npz|.safetensors|.pt]", help="what to write")
-    out.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    _data_flags(out, dataset_default=None, told="; none is needed to write")
-    out.add_argument("--seed", type=int, default=0, help="of the networks")
-    out.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained")
-    _judge_augment_flag(out)
-    out.add_argument("--networks", type=int, default=3, help="how many networks are trained before and after")
-    return top
-
-
-def _fields():
-    """The fields of all methods: {name: (type for argparse, help)}.
-
-    The help is the first sentence of the docstring, and the methods grouped by their default.
-    """
-    found = {}
-    for method, (config_type, _) in METHODS.items():
-        for f in fields(config_type):
-            default = "by the data" if f.default is None else str(f.default)
-            found.setdefault(f.name, (f.type, {}))[1].setdefault(default, []).append(method)
-    kinds = {bool: _boolean, int | tuple[int, ...]: _integers, int | None: _integer_or_none,
-             int | str | None: _integer_or_word, int: int, float: float, float | None: float}  # fmt: skip
-    told = {
-        name: "; ".join(
-            default if len(methods) == len(METHODS) else f"{', '.join(methods)}: {default}"
-            for default, methods in defaults.items()
-        )
-        for name, (_, defaults) in found.items()
-    }
-    meaning = {}
-    for config_type, _ in METHODS.values():  # the last, distribution matching, has the last word
-        meaning.update(_first_sentences(config_type))
-    return {name: (kinds.get(kind, str), f"{meaning[name]} [{told[name]}]".replace("%", "%%"))
-            for name, (kind, _) in found.items()}  # fmt: skip
-
-
-def _first_sentences(config_type):
-    """{field: first sentence about it} of a numpydoc docstring."""
-    text = inspect.getdoc(config_type).partition("Parameters\n----------\n")[2].partition("\n\n")[0]
-    told = {}
-    for name, kind, lines in re.findall(r"^(\w+) : (.*)\n((?:    .*\n?)+)", text, re.M):
-        plain = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`|``(.*?)``", r"\1\2", " ".join(lines.split()))
-        words = f": {kind[1:-1]}" if kind.startswith("{") else ""
-        told[name] = re.split(r"\.(?: |$)", plain)[0] + words.replace('"', "")
-    return told
-
-
-def _data_flags(command, dataset_default, told=""):
-    command.add_argument("--dataset", default=dataset_default, metavar="NAME",
-                         help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{told}")  # fmt: skip
-    command.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
-    told_size = "" if dataset_default else "; by default to those of the set"
-    command.add_argument("--size", type=int, help=f"resize the images to size × size{told_size}")
-    told = "fit" if dataset_default else "as the set was made"
-    command.add_argument("--resize", choices=RESIZE, help="by cutting off what exceeds the square, or by bars beside "
-                                                          f"the whole image (default: {told})")  # fmt: skip
-    command.add_argument("--white", type=int, metavar="N",
-                         help="the value of white where the pictures of a folder have more than 8 bits, 4095 for 12 "
-                              f"(default: {'65535' if dataset_default else 'as the set was made'})")  # fmt: skip
-    command.add_argument("--skip-broken", action="store_true", help="leave out files that cannot be read")
-    command.add_argument("--device", help="cpu, cuda, …")
-
-
-def _judge_augment_flag(command):
-    command.add_argument("--judge-augment", metavar="STRATEGY",
-                         help="operations with which networks are trained, on all sets that are compared, as "
-                              "crop_scale_rotate or none (default: those of the data set, whatever the set was "
-                              "condensed with)")  # fmt: skip
-
-
-def _evaluation_flags(command):
-    command.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained on the set")
-    _judge_augment_flag(command)
-    command.add_argument("--networks", type=int, default=3, help="how many networks are trained on each set")
-    command.add_argument("--random-sets", type=int, default=3, help="how many random sets are drawn to compare with")
-    command.add_argument("--model", choices=MODELS, default="convnet", help="the network that is trained on the set")
-    command.add_argument("--whole", action="store_true", help="train networks on all real images, too")
-
-
-def _integers(text):
-    try:
-        return tuple(map(int, text.split(","))) if "," in text else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, or one for each class, 10,10,3; got {text!r}") from None
-
-
-def _integer_or_none(text):
-    return None if text.lower() == "none" else int(text)
-
-
-def _integer_or_word(text):
-    return int(text) if text.removeprefix("-").isdigit() else None if text.lower() == "none" else text
-
-
-def _boolean(text):
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"must be true or false; got {text!r}")
-    return text.lower() == "true"
 
 
 def _condense(parsed):
@@ -244,13 +71,9 @@ def _condense(parsed):
 
 
 def _condense_into(parsed, outputs):
-    config_type, _ = METHODS[parsed.method]
+    config_type = parsed.method.config_type
     names = [f.name for f in fields(config_type)]
-    given = {name: getattr(parsed, name) for name in _fields() if hasattr(parsed, name)}
-    for name in given:
-        if name not in names:
-            flag, all_flags = (", ".join(f"--{n.replace('_', '-')}" for n in group) for group in ([name], names))
-            raise ValueError(f"{flag} is not a field of {parsed.method}; it has {all_flags}")
+    given = {name: getattr(parsed, f"field {name}") for name in names if hasattr(parsed, f"field {name}")}
     config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
     fields_of_run = {name: getattr(config, name) for name in names}
     train, test = _load(parsed, parsed.dataset)
@@ -272,18 +95,18 @@ def _condense_into(parsed, outputs):
     for seed, output in outputs.items():
         parsed.advice = [f"the same command goes on from {checkpoints[seed]}"]
         try:
-            made = condense(train, parsed.method, seed=seed, device=parsed.device, checkpoint=checkpoints[seed],
-                            history=parsed.history, **fields_of_run)  # fmt: skip
+            synthetic = condense(train, parsed.method, seed=seed, device=parsed.device, checkpoint=checkpoints[seed],
+                                 history=parsed.history, **fields_of_run)
         except FloatingPointError:
             if not parsed.checkpoint:
                 checkpoints[seed].unlink(missing_ok=True)  # it leads nowhere
             raise
         if sharding.rank() == 0:
-            _save(made, output)
-            print(f"{output}: {_images(made.counts.tolist())} of {parsed.dataset}", flush=True)
-        sets.append(made)
+            _save(synthetic, output)
+            print(f"{output}: {_images(synthetic.counts.tolist())} of {parsed.dataset}", flush=True)
+        sets.append(synthetic)
     first = sharding.rank() == 0
-    sharding.leave()
+    sharding.finish()
     if not first:
         return
     if not parsed.checkpoint:
@@ -368,24 +191,24 @@ def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1, 
     """
     resized = "" if not parsed.size else f" (others {'between bars' if parsed.resize == 'pad' else 'cut to fit'})"
     if steps:
-        factor = getattr(steps.config, "factor", 1)
+        factor = steps.synthetic.meta.get("factor", 1)
     parts = [f"read {planning.what_was_read(train, test)}{resized}"]
     if parsed.evaluate:
         randoms = parsed.random_sets * (2 if factor > 1 else 1)  # random tiles, too
         judges = (sets + randoms + parsed.whole) * parsed.networks
         judging = 0.0
         if sharding.rank() == 0:
-            some = _random(train, ipc, 0)
-            some = replace(some, meta={**some.meta, "factor": factor})
+            random = _random(train, ipc, 0)
+            random = replace(random, meta={**random.meta, "factor": factor})
             device = parsed.device or train.images.device
-            judging = planning.judge_seconds(some.to(device), test.to(device), recipe, judges)
-        sharding.agree(None)  # the other processes wait
+            judging = planning.judge_seconds(random.to(device), test.to(device), recipe, judges)
+        sharding.wait()
     if steps:
         config = steps.config
         done = len(steps) * sets - left
         pool = planning.pool_seconds(steps)
         parts.append(
-            f"{parsed.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(ipc)}: {len(steps)} steps"
+            f"{steps.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(ipc)}: {len(steps)} steps"
             f"{' each' if sets > 1 else ''}{f', {done} of them done' if done else ''}, augmentation {config.augment}, "
             f"network of depth {config.depth} and width {config.width}, "
             f"about {planning.about(left * planning.step_seconds(steps) + math.ceil(left / len(steps)) * pool)}"
@@ -394,10 +217,8 @@ def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1, 
         network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
         own = {train.meta.get("augment", "none"), *augments}
         augment = recipe.augment or " or ".join(sorted(own))
-        parts.append(
-            f"{'then ' if steps else ''}{judges} {network} to judge, augmentation {augment}, "
-            f"about {planning.about(judging)}"
-        )
+        parts.append(f"{'then ' if steps else ''}{judges} {network} to judge, augmentation {augment}, "
+                     f"about {planning.about(judging)}")
     if sharding.rank() == 0:
         print("; ".join(parts), file=sys.stdout if parsed.dry_run else sys.stderr, flush=True)
 
@@ -453,13 +274,13 @@ def _export(parsed):
     print(f"{parsed.output}: {len(exported)} images, normalisation by mean {mean} and std {std}; {cost}", flush=True)
     if parsed.dataset is None:
         return
-    found = []
+    results = []
     for name, one in (("before", synthetic), ("after", exported)):
         real, one = test.normalized_like(one).to(parsed.device), one.to(parsed.device)
         draws = torch.Generator().manual_seed(parsed.seed)
-        found.append(evaluate(one, real, networks=parsed.networks, recipe=recipe, generator=draws, progress=True))
-        print(f"{name:>10}: {found[-1]}", flush=True)
-    print(f"{'change':>10}: {found[1].difference(found[0])}")
+        results.append(evaluate(one, real, networks=parsed.networks, recipe=recipe, generator=draws, progress=True))
+        print(f"{name:>10}: {results[-1]}", flush=True)
+    print(f"{'change':>10}: {results[1].difference(results[0])}")
 
 
 def _compare(parsed, sets, train, test, recipe):
@@ -478,7 +299,7 @@ def _compare(parsed, sets, train, test, recipe):
         result = evaluate(
             group, test, networks=parsed.networks, recipe=recipe, progress=True,
             generator=torch.Generator().manual_seed(parsed.seed),
-        )  # fmt: skip
+        )
         print(f"{name:>9}: {result}{_by_class(result)}", flush=True)
 
 
@@ -509,12 +330,10 @@ def _check_fit(real, synthetic, file):
     if real.images.shape[1:] != synthetic.images.shape[1:] or real.classes != synthetic.classes:
         pairs = zip(real.classes, synthetic.classes, strict=False)
         differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
-        raise ValueError(
-            f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}"
-        )
+        raise ValueError(f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}")
     if synthetic.meta.get("fingerprint", now := real.meta["fingerprint"]) != now:
         warnings.warn(f"{file} was not made of these images: some were added, taken away, swapped, changed or read in "
-                      "another way since", stacklevel=2)  # fmt: skip
+                      "another way since", stacklevel=2)
 
 
 def _check(parsed):
@@ -529,6 +348,8 @@ def _check(parsed):
     if parsed.device is not None:
         check_device(parsed.device, "--device")
 
+
+COMMANDS = {"condense": _condense, "evaluate": _evaluate, "export": _export}
 
 if __name__ == "__main__":
     main()

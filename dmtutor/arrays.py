@@ -11,7 +11,7 @@ from PIL import Image
 from . import pictures
 
 ARCHIVES = (("x_train", "y_train", "x_test", "y_test"),  # as Keras has them, and MedMNIST
-            ("train_images", "train_labels", "test_images", "test_labels"))  # fmt: skip
+            ("train_images", "train_labels", "test_images", "test_labels"))
 MOST = 10**6  # classes: labels beyond it are numbers of something else
 
 
@@ -115,7 +115,7 @@ def _check_range(parts):
     if low < 0 or high > 1:
         remedy = f"divide by {'255' if high <= 255 else 'the value of white'}"
         raise ValueError(f"x must be uint8, or floating in [0, 1]; got {floating[0].dtype} in [{low:.3g}, {high:.3g}]: "
-                         f"{'undo the normalisation, x * std + mean' if low < 0 else remedy}")  # fmt: skip
+                         f"{'undo the normalisation, x * std + mean' if low < 0 else remedy}")
 
 
 def _remedy_for_type(x):
@@ -125,7 +125,7 @@ def _remedy_for_type(x):
         return ""
     if x.min() < 0:
         return f" from {x.min()} to {x.max()}: bring black to 0 and white to 255" + (
-            ", x.view('uint8') if these were bytes" if x.dtype == np.int8 else "")  # fmt: skip
+            ", x.view('uint8') if these were bytes" if x.dtype == np.int8 else "")
     if x.max() <= 255:
         return f": use x.astype('uint8'){' * 255' if x.max() <= 1 else ''}"
     return f" up to {x.max()}: divide by the value of white, (x / 65535).astype('float32') for 16 bits"

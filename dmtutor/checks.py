@@ -33,6 +33,19 @@ def check_number(name, value):
         raise ValueError(f"{name} must be a number; got {value!r}")
 
 
+def check_not_negative(name, value):
+    """Raise a ValueError if ``value`` is not a finite number from 0 on."""
+    check_number(name, value)
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must not be negative; got {value!r}")
+
+
+def check_flag(name, value):
+    """Raise a ValueError if ``value`` is not a bool."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False; got {value!r}")
+
+
 def check_step_size(name, value):
     """Raise a ValueError if ``value`` is not a positive, finite number."""
     check_number(name, value)

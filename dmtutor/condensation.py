@@ -9,34 +9,29 @@ from dataclasses import fields, replace
 import torch
 from tqdm.auto import tqdm
 
-from . import files, sharding
-from .beyond import IDMConfig, idm_steps
+from . import files, interrupts, sharding
 from .checks import check_seed
 from .data import check_set
-from .distribution_matching import DMConfig, dm_steps
-from .gradient_matching import DCConfig, DSAConfig, dc_steps
-from .unrolling import DDConfig, dd_steps
+from .distribution_matching import DMSteps
+from .gradient_matching import DCSteps, DSASteps
+from .idm import IDMSteps
+from .steps import Steps, start
+from .unrolling import DDSteps
 
 BOUND = 10.0  # no pixel of a set that teaches anything is so bright, where white is 1
-METHODS = {
-    "dd": (DDConfig, dd_steps),
-    "dc": (DCConfig, dc_steps),
-    "dsa": (DSAConfig, dc_steps),
-    "idm": (IDMConfig, idm_steps),
-    "dm": (DMConfig, dm_steps),
-}
+METHODS = {steps_type.method: steps_type for steps_type in (DDSteps, DCSteps, DSASteps, IDMSteps, DMSteps)}
 
 
 def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, checkpoint=None, history=None,
-             **config_fields):  # fmt: skip
+             **config_fields):
     """Condense a training set into ``ipc`` synthetic images per class.
 
     Parameters
     ----------
     train : LabeledImages
-    method : {"dm", "idm", "dsa", "dc", "dd"}
+    method : {"dm", "idm", "dsa", "dc", "dd"} or type
         Distribution matching, its improved form, gradient matching with Siamese augmentation and without, or dataset
-        distillation.
+        distillation; or a class of your own, derived from :class:`~dmtutor.steps.Steps`.
     ipc : int or tuple of int
         Images per class, or of each class in order. Where they start as real ones, an integer is at most what a class
         has, with a warning.
@@ -55,7 +50,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         Write a table to this CSV file as the run goes on: iteration, loss and seconds of every tenth step.
     **config_fields
         Other fields of the method's configuration: :class:`DMConfig`, :class:`IDMConfig`, :class:`DSAConfig`,
-        :class:`DCConfig`, :class:`DDConfig`.
+        :class:`DCConfig`, :class:`DDConfig`, or the ``config_type`` of your class.
 
     Returns
     -------
@@ -96,7 +91,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     steps.progress = progress and first
     rows = History(history, steps.iteration) if history is not None and first else None
     images = len(train.classes) * steps.config.batch_real + sum(steps.ipc)  # in a step
-    bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
+    bar = tqdm(total=len(steps), initial=steps.iteration, desc=steps.method, unit="step", disable=not steps.progress)
     run = (step for step in steps) if checkpoint is None else saved(steps, lambda: save_run(steps, checkpoint))
 
     with bar, closing(run):
@@ -123,11 +118,12 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
         Of this process's classes, where processes share the work.
     """
     check_set(train, "train")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    steps_type = METHODS.get(method) if isinstance(method, str) else method
+    if not (isinstance(steps_type, type) and issubclass(steps_type, Steps)):
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, or a class derived from Steps; got {method!r}")
     check_seed(seed)
     seed = int(seed)
-    config_type, make_steps = METHODS[method]
+    config_type = steps_type.config_type
     valid = [f.name for f in fields(config_type)]
     unknown = [name for name in config_fields if name not in valid]
     if unknown:
@@ -135,10 +131,13 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
     config = config_type(ipc=ipc, **config_fields)
     options = {}
     if sharding.processes() > 1:
-        if method not in ("dm", "idm"):
-            raise ValueError(f"method must be dm or idm where processes share the work; got {method!r}")
+        if not issubclass(steps_type, DMSteps):
+            shared = " or ".join(name for name, known in METHODS.items() if issubclass(known, DMSteps))
+            raise ValueError(f"method must be {shared}, or a class derived from DMSteps, where processes share the "
+                             f"work; got {steps_type.method!r}")
         options["classes"] = sharding.share(len(train.classes))
-    return make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed), **options)
+    generator = torch.Generator().manual_seed(seed)
+    return start(steps_type, config_type, train.to(device), config, generator, **options)
 
 
 def saved(steps, save, *, every=60):
@@ -158,7 +157,7 @@ def saved(steps, save, *, every=60):
         Close the generator (``contextlib.closing``) to have the state saved at once where the loop is left early.
     """
     last = time.monotonic()
-    with sharding.interrupts_deferred() as interrupted:
+    with interrupts.deferred() as interrupted:
         try:
             for step in steps:
                 yield step
@@ -170,7 +169,7 @@ def saved(steps, save, *, every=60):
                     raise KeyboardInterrupt
         finally:
             if sharding.processes() == 1 or steps.iteration == len(steps):
-                with sharding.undisturbed():  # a cluster may send its signal twice
+                with interrupts.undisturbed():  # a cluster may send its signal twice
                     save()
 
 
@@ -213,7 +212,7 @@ def load_run(steps, path):
         steps.load_state_dict(state)
     except ValueError as error:
         error.add_note(f"{str(path)!r} does not hold this run: go on with the settings of the one it holds, delete it "
-                       "to start anew, or name another checkpoint")  # fmt: skip
+                       "to start anew, or name another checkpoint")
         raise
 
 

@@ -301,10 +301,10 @@ def check_varied(real):
     constant = real.meta.get("constant", [])
     if len(constant) == len(real.mean):
         raise ValueError(f"real must hold images that differ; got one colour alone, {_values(real.mean)} where white "
-                         "is 1: what is transparent is read as white")  # fmt: skip
+                         "is 1: what is transparent is read as white")
     if constant:
         raise ValueError(f"real must vary in every channel; got one value alone in channels {constant}, "
-                         f"{_values(real.mean[constant])} where white is 1: make the images grey")  # fmt: skip
+                         f"{_values(real.mean[constant])} where white is 1: make the images grey")
 
 
 def _values(mean):

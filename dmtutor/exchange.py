@@ -267,21 +267,21 @@ def load_published(path, *, like, mean=None, std=None):
             raise ValueError(f"path of a tensor must have images in its name, and labels beside; got {str(path)!r}")
         for whitened in path.parent.glob("images_zca_*.pt"):
             raise ValueError(f"{str(path)!r} is of a run on whitened images, as {whitened.name} says: networks trained "
-                             "on it expect test images that are whitened by the same matrix")  # fmt: skip
+                             "on it expect test images that are whitened by the same matrix")
         pairs = [(content, _torch_load(path.with_name(path.name.replace("images", "labels"))))]
     else:
         try:
             pairs = [(images, labels) for images, labels in content["data"]]
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{str(path)!r} must hold pairs of images and labels under 'data', or a tensor of "
-                             "images; a set of this library is read by LabeledImages.load") from None  # fmt: skip
+                             "images; a set of this library is read by LabeledImages.load") from None
     return [_published_set(*pair, like, mean, std, path) for pair in pairs]
 
 
 def _published_set(images, labels, like, mean, std, path):
     if not isinstance(images, torch.Tensor) or images.shape[1:] != like.images.shape[1:]:
         raise ValueError(f"{str(path)!r} must hold images of {tuple(like.images.shape[1:])}, as those of like; "
-                         f"got {tuple(getattr(images, 'shape', ()))}")  # fmt: skip
+                         f"got {tuple(getattr(images, 'shape', ()))}")
     if not isinstance(labels, torch.Tensor) or labels.is_floating_point():
         got = f"{labels.dtype}, {tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else f"{type(labels)}"
         raise ValueError(f"{str(path)!r} must have one integer per image as labels, not soft ones; got {got}")
@@ -291,7 +291,7 @@ def _published_set(images, labels, like, mean, std, path):
         raise ValueError(f"{str(path)!r} must hold normalised images; got no negative number, as of pixels in [0, 1]")
     meta = {name: like.meta[name] for name in ("name", "augment") if name in like.meta}
     return LabeledImages(images=images.detach().float(), labels=labels.long(), classes=like.classes, mean=mean, std=std,
-                         meta=meta)  # fmt: skip
+                         meta=meta)
 
 
 def _torch_load(path):
@@ -328,7 +328,7 @@ def _write_folder(data, path):
         raise ValueError(f"data must have images of every class to be written as folders; none of {', '.join(empty)}")
     pixels = data.pixels.clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
     card = {"classes": data.classes, "counts": data.counts.tolist(), "mean": data.mean.tolist(),
-            "std": data.std.tolist(), "meta": data.meta}  # fmt: skip
+            "std": data.std.tolist(), "meta": data.meta}
     with files.new_folder(path) as folder:
         for c, (name, rows) in enumerate(zip(data.classes, data.rows_of_class, strict=True)):
             plain = re.sub(r"[^\w.-]", "_", name)[:60]

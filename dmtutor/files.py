@@ -44,7 +44,7 @@ def check_replaced(path, name, own=False):
         raise ValueError(f"{name} must be a file that may be written to; {str(path)!r} is protected")
     if path.exists() and not own:
         raise ValueError(f"{name} must be a new file; {str(path)!r} is there and holds something else: give another "
-                         "name, or --overwrite")  # fmt: skip
+                         "name, or --overwrite")
 
 
 def check_different(**paths):

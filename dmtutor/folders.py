@@ -103,7 +103,7 @@ def _find(path):
         )
     if held and not parts["train"]:
         raise ValueError(f"name must be a folder with train beside {held.name}; {str(path)!r} has none: "
-                         f"rename {held.name} if it is a class")  # fmt: skip
+                         f"rename {held.name} if it is a class")
     if held:
         used = {parts["train"].name, held.name}
         _warn_left_out(path, [f.name for f in _folders(path) if f.name not in used])
@@ -134,7 +134,7 @@ def _folders(path):
     """The folders in a folder, in the order of their names, but for hidden ones and those that systems add."""
     try:
         return sorted((f for f in path.iterdir() if f.is_dir() and not f.name.startswith(FOREIGN)),
-                      key=lambda f: natural(plain(f.name)))  # fmt: skip
+                      key=lambda f: natural(plain(f.name)))
     except PermissionError as error:
         raise ValueError(f"a folder of images must be open to you; {str(path)!r} is not: {error.strerror}") from error
 
@@ -144,7 +144,7 @@ def _part(path, spellings):
     found = [folder for folder in _folders(path) if re.sub("[ _-]?set$", "", folder.name.lower()) in spellings]
     if len(found) > 1:
         raise ValueError(f"name must be a folder with one {spellings[0]} part; {str(path)!r} has "
-                         f"{' and '.join(repr(folder.name) for folder in found)}")  # fmt: skip
+                         f"{' and '.join(repr(folder.name) for folder in found)}")
     return found[0] if found else None
 
 
@@ -161,7 +161,7 @@ def _classes(path):
         name = plain(folder.name)
         if name in spelled:
             raise ValueError(f"classes must have different names; {str(path)!r} has {name!r} twice, in two codings "
-                             "(NFC and NFD): put their images together")  # fmt: skip
+                             "(NFC and NFD): put their images together")
         spelled[name] = folder
         if not folder.name.isprintable():
             raise ValueError(f"the folder of a class must have a name that can be printed; got {folder.name!r}")
@@ -190,7 +190,7 @@ def _classes(path):
     twins = [name for name, n in Counter(" ".join(name.lower().split()) for name in found).items() if n > 1]
     if twins:
         warnings.warn(f"classes of {str(path)!r} differ in upper and lower case or blanks alone: {_names(twins)}",
-                      stacklevel=5)  # fmt: skip
+                      stacklevel=5)
     return found
 
 

@@ -83,7 +83,7 @@ def told_white(levels, white):
     if levels and white is None and max(levels) < FULL // 4:
         top = 2 ** max(8, max(levels).bit_length()) - 1
         warnings.warn(f"the pictures of 16 bits reach {max(levels)}, and {FULL} is read as white: if {top} is theirs, "
-                      f"give white={top} (--white {top})", stacklevel=4)  # fmt: skip
+                      f"give white={top} (--white {top})", stacklevel=4)
     return (white or FULL) if levels else None
 
 

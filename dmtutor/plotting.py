@@ -113,7 +113,7 @@ def image_grid(images, ax=None, *, columns=None):
             place = (width + GAP) * (i % columns), (height + GAP) * (i // columns)
             short = name if len(name) <= 10 else f"{name[:9]}…"
             ax.text(*place, short, fontsize=6, va="top", color=INK,
-                    bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 0.5})  # fmt: skip
+                    bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 0.5})
     elif per_class and per_class % columns == 0:
         band = (height + GAP) * per_class // columns
         ax.set_yticks(band * (np.arange(len(images.classes)) + 0.5), images.classes)
@@ -255,7 +255,7 @@ def confusion_matrix(result, ax=None):
         for (row, column), share in np.ndenumerate(shares):
             if np.isfinite(share):
                 ax.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=9,
-                        color="white" if share > 60 else INK)  # fmt: skip
+                        color="white" if share > 60 else INK)
     every = range(0, len(names), math.ceil(len(names) / 25))  # more names would not be legible
     ax.set_xticks(every, [names[c] for c in every], rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(every, [names[c] for c in every])

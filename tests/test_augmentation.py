@@ -44,7 +44,7 @@ def test_shape_and_dtype_are_kept(name):
 
 FACTOR_ONE = (1 - 1 / 1.2) / (1.2 - 1 / 1.2)
 NEUTRAL = {"color": (0.5, 0.5, 0.5), "crop": (0.5, 0.5), "flip": (0.5,), "scale": (FACTOR_ONE, FACTOR_ONE),
-           "rotate": (0.5,)}  # fmt: skip
+           "rotate": (0.5,)}
 
 
 @pytest.mark.parametrize("name", NEUTRAL)

@@ -98,7 +98,7 @@ def test_an_unknown_field_lists_the_valid_ones():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "dmm"}, "method must be one of dd, dc, dsa, idm, dm; got 'dmm'"),
+        ({"method": "dmm"}, "method must be one of dd, dc, dsa, idm, dm, or a class derived from Steps; got 'dmm'"),
         ({"ipc": 0}, "ipc must be a positive integer; got 0"),
         ({"ipc": 11}, "ipc must be at most 10, the images of class 'even'; got 11"),
         ({"seed": -1}, "seed must"),
@@ -121,35 +121,27 @@ def test_bad_input_is_refused_before_any_step(monkeypatch, tmp_path, arguments, 
 # Checkpoints ---------------------------------------------------------------------------------------------------------
 
 
-def interrupt_after(monkeypatch, steps):
-    """A Ctrl-C before step number steps + 1."""
-    original, done = condensation.METHODS["dm"][1], []
+def interrupt_after(monkeypatch, count):
+    """A Ctrl-C before step number count + 1."""
+    advance, done = steps.Steps.__next__, []
 
-    def make(*args, **kwargs):
-        run = original(*args, **kwargs)
-        step = type(run).__next__
+    def stops(self):
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(1)
+        return advance(self)
 
-        class Interrupted(type(run)):
-            def __next__(self):
-                if len(done) == steps:
-                    raise KeyboardInterrupt
-                done.append(1)
-                return step(self)
-
-        run.__class__ = Interrupted
-        return run
-
-    monkeypatch.setitem(condensation.METHODS, "dm", (DMConfig, make))
+    monkeypatch.setattr(steps.Steps, "__next__", stops)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3])
-def test_interrupted_and_gone_on_it_equals_the_uninterrupted_run(tmp_path, steps):
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_interrupted_and_gone_on_it_equals_the_uninterrupted_run(tmp_path, count):
     whole = condense(real_images(), **TINY)
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, steps)
+        interrupt_after(patch, count)
         with pytest.raises(KeyboardInterrupt):
             condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
-    assert files.read(tmp_path / "run.pt", keys=["iteration"])["iteration"] == steps
+    assert files.read(tmp_path / "run.pt", keys=["iteration"])["iteration"] == count
     resumed = condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
     assert torch.equal(resumed.images, whole.images)
     assert resumed.meta == whole.meta
@@ -205,7 +197,7 @@ def test_a_history_has_the_loss_of_every_tenth_step(tmp_path):
     fields = {**TINY, "iterations": 35}
     condense(real_images(), **fields, history=tmp_path / "run.csv")
     run = dm_steps(real_images(), config=DMConfig(**{k: v for k, v in fields.items() if k != "progress"}),
-                   generator=torch.Generator().manual_seed(0))  # fmt: skip
+                   generator=torch.Generator().manual_seed(0))
     losses = {step.iteration: float(step.loss) for step in run}
     rows = rows_of(tmp_path / "run.csv")
     assert [int(row["iteration"]) for row in rows] == [10, 20, 30]
@@ -357,7 +349,7 @@ def test_a_change_of_any_image_ends_a_resumption(tmp_path):
 def test_numbers_of_numpy_are_numbers(tmp_path):
     plain = condense(real_images(), **{**TINY, "seed": 3, "lr_img": 0.5})
     ours = condense(real_images(), **{**TINY, "ipc": np.int64(2), "width": np.int32(4), "iterations": np.uint8(4),
-                                      "seed": np.int64(3), "lr_img": np.float32(0.5)})  # fmt: skip
+                                      "seed": np.int64(3), "lr_img": np.float32(0.5)})
     assert torch.equal(ours.images, plain.images) and ours.meta == plain.meta
     ours.save(tmp_path / "S.pt")
     assert LabeledImages.load(tmp_path / "S.pt").meta == plain.meta

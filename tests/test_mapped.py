@@ -69,7 +69,7 @@ def test_a_part_stays_on_disk_and_a_choice_is_in_memory(both):
     theirs, _ = memory.split(0.25, generator=seeded())[0].split(0.5, generator=seeded(1))
     assert torch.equal(again.images[:], theirs.images)
     for choose in (lambda d: random_subset(d, 2, generator=seeded()), lambda d: herding(d, 2),
-                   lambda d: k_center(d, 2)):  # fmt: skip
+                   lambda d: k_center(d, 2)):
         assert torch.equal(choose(disk).images, choose(memory).images)
 
 
@@ -88,7 +88,7 @@ def test_a_run_is_the_same_to_the_bit(both, method):
     fields = {"ipc": 2, "iterations": 3, "batch_real": 5, "width": 4, "depth": 2, "augment": "crop_scale"}
     make, config = {"dm": (dm_steps, DMConfig(**fields)), "dc": (dc_steps, DCConfig(**fields)),
                     "dd": (dd_steps, DDConfig(**fields)), "noise": (dm_steps, DMConfig(**fields, init="noise")),
-                    }[method]  # fmt: skip
+                    }[method]
     ours, theirs = (make(data, config=config, generator=seeded()) for data in reversed(both))
     ours.load_state_dict({**theirs.state_dict(), "real": ours.fingerprint})  # of the same data
     assert torch.equal(ours.finish().images, theirs.finish().images)
@@ -208,7 +208,7 @@ def test_a_step_reads_what_it_needs(tmp_path):
     """Of 1.2 GB, a hundred classes' batches."""
     np.save(tmp_path / "x.npy", np.ones((100_000, 3, 64, 64), dtype=np.uint8))
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / "x.npy")], capture_output=True, text=True,
-                          check=True)  # fmt: skip
+                          check=True)
     assert int(done.stdout) < 300
 
 
@@ -219,7 +219,7 @@ def test_a_damaged_decoding_is_made_anew_with_a_word(folder, tmp_path, monkeypat
     made = sorted((tmp_path / "folders").iterdir())
     whole = [file.read_bytes() for file in made]
     damages = [lambda f: f.write_bytes(f.read_bytes()[:-50]), lambda f: f.write_bytes(b""), lambda f: f.unlink(),
-               lambda f: f.write_bytes(b"{}")]  # fmt: skip
+               lambda f: f.write_bytes(b"{}")]
     for file in made:
         for damage in damages:
             damage(file)

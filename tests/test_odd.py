@@ -100,7 +100,7 @@ REFUSED = {
     "a name that cannot be printed": (lambda d: (d / "cat").rename(d / "c\na\tt"), r"got 'c\na\tt'"),
     "a name of no encoding": (lambda d: (d / "cat").rename(os.fsdecode(os.fsencode(d) + b"/c\xff")), r"got 'c\udcff'"),
     "images of one pixel": (lambda d: [Image.new("L", (1, 1), 9).save(f) for f in d.glob("*/*")], "depth must be at"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -124,7 +124,7 @@ TOLD = {
     "twelve bits in sixteen": (lambda d: [Image.fromarray(np.uint16(np.arange(64).reshape(SIDE, SIDE) * 60)).save(f)
                                           for f in d.glob("*/*")], "if 4095 is theirs, give white=4095 (--white"),
     "more wanted than there are": (lambda d: [f.unlink() for f in d.glob("dog/[5-9].png")], "'dog' 4"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", TOLD)
@@ -149,7 +149,7 @@ RIGHT = {
     "blanks and letters of everywhere": lambda d: (d / "cat").rename(d / "猫 é x"),
     "a palette": lambda d: picture().convert("P").save(d / "cat/0.png"),
     "a printer's colours": lambda d: Image.new("CMYK", (SIDE, SIDE), (0, 99, 0, 0)).save(d / "cat/0.jpg"),
-}  # fmt: skip
+}
 
 
 def _made(path):
@@ -199,7 +199,7 @@ ARCHIVES = {
     "nothing": ({}, 2, "it holds nothing"),
     "only labels": ({"y_train": Y}, 2, "it lacks x_train; it holds y_train"),
     "three parts": ({"x_train": X, "y_train": Y, "x_test": X[:2], "y_test": Y[:2], "x_val": X, "y_val": Y}, 0, "x_val"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ARCHIVES)
@@ -291,7 +291,7 @@ def test_sets_that_are_none(folder, capsys):
                                "std": torch.ones(3)}, "--dataset must have the classes and the size"),
         "of NaN": ({"images": content["images"] * torch.nan}, "NaN or infinite"),
         "of no image": ({"images": content["images"][:0], "labels": content["labels"][:0]}, ""),
-    }  # fmt: skip
+    }
     for changes, message in cases.values():
         torch.save({**content, **changes}, "U.pt")
         assert message in judge(capsys, "U.pt", "--dataset", "data", "--networks", "1", "--random-sets", "1")
@@ -399,7 +399,7 @@ def test_nothing_of_others_is_replaced(folder, capsys, monkeypatch):
     np.savez("own.npz", x=X)
     own = (folder.parent / "own.npz").read_bytes()
     for output, said in (("S.pt", "output must be another file than file; got 'S.pt' for both"),
-                         ("link.pt", "output must be another file"), ("own.npz", "'own.npz' is there")):  # fmt: skip
+                         ("link.pt", "output must be another file"), ("own.npz", "'own.npz' is there")):
         code, _, err = shell_says(capsys, "export", "S.pt", output)
         assert code == 2 and said in err
     assert (folder.parent / "S.pt").read_bytes() == made and (folder.parent / "own.npz").read_bytes() == own

@@ -60,7 +60,7 @@ def colour_of_16_bits(path, top):
     parts = (b"IHDR", struct.pack(">2I5B", W, H, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
-    ))  # fmt: skip
+    ))
     return path
 
 
@@ -136,7 +136,7 @@ def test_a_camera_held_sideways(tmp_path, name, orientation, turn):
     exif[0x0112] = orientation
     upright = np.kron(np.array([[0, 255], [0, 0]], np.uint8), np.ones((8, 16), np.uint8))
     path = saved(Image.fromarray(np.rot90(upright, -turn).copy()), tmp_path, name, exif=exif, **(
-        {} if name.endswith(("png", "tif")) else {"quality": 95}))  # fmt: skip
+        {} if name.endswith(("png", "tif")) else {"quality": 95}))
     assert pictures.head(path)[1] == upright.shape
     pixels = read(path)
     assert pixels.shape[1:] == upright.shape and abs(pixels[0] - upright.astype(float)).max() < 40

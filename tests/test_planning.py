@@ -34,7 +34,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(("iterations", "seconds", "measured"), [(1, 0.1, 10), (2, 0.1, 10), (1000, 0.1, 10),
-                                                                 (1000, 0.001, 20), (1000, 7.0, 1)])  # fmt: skip
+                                                                 (1000, 0.001, 20), (1000, 7.0, 1)])
 def test_the_first_step_does_not_count_and_slow_ones_are_not_taken_often(monkeypatch, iterations, seconds, measured):
     steps, taken, clock = make("dm", iterations), [], Clock(monkeypatch)
 
@@ -55,7 +55,7 @@ def test_steps_that_cost_more_here_and_there_are_all_seen(monkeypatch):
     monkeypatch.setattr(type(steps), "train", lambda self: setattr(clock, "now", clock.now + 0.2))
     match = type(steps)._match
     monkeypatch.setattr(type(steps), "_match", lambda self, part: setattr(clock, "now", clock.now + 0.1) or
-                        match(self, part))  # fmt: skip
+                        match(self, part))
     assert planning.step_seconds(steps) == pytest.approx(3 * 0.1 + 0.9 * 0.2, rel=0.1)  # of three classes
 
 
@@ -84,7 +84,7 @@ def test_networks_are_told_by_their_steps_and_test_images(monkeypatch, networks,
 
 def test_durations_in_words():
     assert [planning.about(s) for s in (0, 59.4, 59.6, 600, 3599, 3600, 86400)] == [
-        "1 s", "59 s", "1 min 0 s", "10 min", "1 h 0 min", "1 h 0 min", "24 h 0 min"]  # fmt: skip
+        "1 s", "59 s", "1 min 0 s", "10 min", "1 h 0 min", "1 h 0 min", "24 h 0 min"]
 
 
 def test_what_was_read_names_the_least_and_the_most():

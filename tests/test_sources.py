@@ -42,7 +42,7 @@ def test_every_form_of_array_gives_the_same_images():
     expected = from_arrays(x, y)
     assert expected.images.shape == (12, 3, 8, 6)
     forms = [x.transpose(0, 3, 1, 2), x.astype(np.float64) / 255, (x / 255).astype(np.float32), torch.from_numpy(x),
-             torch.from_numpy(x.transpose(0, 3, 1, 2).copy()) / 255, np.asfortranarray(x)]  # fmt: skip
+             torch.from_numpy(x.transpose(0, 3, 1, 2).copy()) / 255, np.asfortranarray(x)]
     for form in forms:
         data = from_arrays(form, torch.from_numpy(y))
         assert data.images.dtype == torch.float32
@@ -267,7 +267,7 @@ def test_digits_without_a_home_and_without_pandas(tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME", "DMTUTOR_DATA")}
     for home in ({"HOME": "/nowhere/at/all"}, {"XDG_CACHE_HOME": str(tmp_path)}):
         done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True,
-                              env={**env, **home})  # fmt: skip
+                              env={**env, **home})
         assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
     assert os.listdir(tmp_path / "dmtutor") == ["mnist5k.npy"]
 
@@ -334,7 +334,7 @@ def test_npz_as_medmnist_writes_it(tmp_path, classes):
     write_npz(tmp_path / "expected.npz")
     x, y = arrays(n=20)
     np.savez(tmp_path / "own.npz", train_images=x[:14], train_labels=y[:14, None], test_images=x[14:],
-             test_labels=y[14:, None], classes=classes)  # fmt: skip
+             test_labels=y[14:, None], classes=classes)
     for ours, theirs in zip(load(tmp_path / "own.npz"), load(tmp_path / "expected.npz"), strict=True):
         assert torch.equal(ours.images, theirs.images) and torch.equal(ours.labels, theirs.labels)
         assert ours.classes == ("a", "b", "c")
