@@ -1,17 +1,21 @@
 """Condense, evaluate and export from the shell: ``python -m dmtutor condense --help``."""
 
 import math
+import os
 import re
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
 
-from . import files, planning, sharding
+from . import files, judging, planning, sharding
 from .augmentation import SiameseAugment
 from .checks import check_device, check_positive, check_seed
 from .condensation import begin, condense, load_run
@@ -19,10 +23,10 @@ from .coresets import random_subset
 from .data import LabeledImages
 from .decoding import random_tiles
 from .evaluation import evaluate
-from .exchange import check_export, export, load_exported
+from .exchange import check_export, export, load_exported, read_set
 from .flags import RECIPES, parser, tell
 from .networks import default_depth
-from .sources import NAMES, load
+from .sources import NAMES, as_made, check_fit, load
 
 
 def main(arguments=None):
@@ -74,12 +78,14 @@ def _condense_into(parsed, outputs):
     config_type = parsed.method.config_type
     names = [f.name for f in fields(config_type)]
     given = {name: getattr(parsed, f"field {name}") for name in names if hasattr(parsed, f"field {name}")}
-    config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
+    ipc = given.get("ipc")
+    plain = {**given, "ipc": tuple(ipc.values())} if isinstance(ipc, dict) else given  # their order is the data's
+    config = config_type.reference(**plain) if parsed.setting == "published" else config_type(**plain)
     fields_of_run = {name: getattr(config, name) for name in names}
+    if plain is not given:
+        fields_of_run["ipc"] = ipc
     train, test = _load(parsed, parsed.dataset)
     recipe = _recipe(parsed, test)
-    if parsed.evaluate:
-        recipe.check(test.images)
     checkpoints = {seed: _checkpoint(parsed, output) for seed, output in outputs.items()}
     left = 0
     for seed, checkpoint in checkpoints.items():
@@ -88,8 +94,10 @@ def _condense_into(parsed, outputs):
             load_run(begun, checkpoint)
         files.check_replaced(outputs[seed], "--output", own=parsed.overwrite or _made_by(begun, seed, outputs[seed]))
         left += len(begun) - begun.iteration
-    _plan(parsed, train, test, recipe, len(outputs), begun.ipc, begun, left)
+    drawn = _drawn([(begun.ipc, begun.synthetic.meta.get("factor", 1))])
+    _plan(parsed, train, test, recipe, drawn, len(outputs), begun, left)
     if parsed.dry_run:
+        _draw_some(parsed, train)
         return
     sets = []
     for seed, output in outputs.items():
@@ -114,7 +122,17 @@ def _condense_into(parsed, outputs):
             checkpoint.unlink(missing_ok=True)
     parsed.advice = [f"the sets are written: evaluate {' '.join(map(str, outputs.values()))} judges them"]
     if parsed.evaluate:
-        _compare(parsed, sets, train, test, recipe)
+        _compare(parsed, list(outputs.values()), sets, train, test, recipe)
+
+
+def _draw_some(parsed, train):
+    """A few of the images that were read, beside what would be written."""
+    from .plotting import contact_sheet
+
+    sheet = f"{parsed.output}.png"
+    if sharding.rank() == 0:
+        told = contact_sheet(train, sheet, title=f"{parsed.dataset}, training images as they are read", most=6)
+        print(f"{sheet}: as they are read, {told}")
 
 
 def _made_by(begun, seed, path):
@@ -153,6 +171,8 @@ def _outputs(parsed):
     if parsed.history:
         files.check_output(parsed.history, "history")
     files.check_different(output=path, checkpoint=parsed.checkpoint or f"{path}.run", history=parsed.history)
+    if parsed.dry_run:
+        _check_sheet(parsed, f"{path}.png", "the drawing of a dry run")
     if parsed.seeds == 1:
         return {parsed.seed: path}
     for flag in ("checkpoint", "history"):
@@ -161,6 +181,12 @@ def _outputs(parsed):
     seeds = range(parsed.seed, parsed.seed + parsed.seeds)
     check_seed(seeds[-1], "the last of --seeds")
     return {seed: path.with_stem(f"{path.stem}_{seed}") for seed in seeds}
+
+
+def _check_sheet(parsed, path, name):
+    from .plotting import is_sheet
+
+    files.check_replaced(files.check_output(path, name), name, own=parsed.overwrite or is_sheet(path))
 
 
 def _checkpoint(parsed, output):
@@ -173,59 +199,90 @@ def _images(ipc):
     return f"{sum(ipc)} images, {most if least == most else f'{least} to {most}'} per class"
 
 
-def _load(parsed, dataset, **changes):
-    options = {"size": parsed.size, "resize": parsed.resize or "fit", **changes}
-    return load(dataset, root=parsed.root, skip_broken=parsed.skip_broken, white=parsed.white, **options)
+def _load(parsed, dataset, files=(), sets=()):
+    """The real images; for sets that are there as those were that the first of them was made of."""
+    for name, value in (as_made(sets[0]) if sets else {}).items():
+        setattr(parsed, name, value if getattr(parsed, name) is None else getattr(parsed, name))
+    train, test = load(dataset, root=parsed.root, size=parsed.size, resize=parsed.resize, white=parsed.white,
+                       skip_broken=parsed.skip_broken)
+    for file, made in zip(files, sets, strict=True):
+        check_fit(train, made, file)
+    return train, test
 
 
 def _recipe(parsed, test):
     """The recipe of the judge's networks, of the depth for these images."""
     depth = {"depth": default_depth(test.images.shape[2:])} if parsed.model == "convnet" else {}
-    return RECIPES[parsed.recipe](model=parsed.model, augment=parsed.judge_augment, **depth)
+    recipe = RECIPES[parsed.recipe](model=parsed.model, augment=parsed.judge_augment, **depth)
+    if parsed.evaluate:
+        recipe.check(test.images)
+    return recipe
 
 
-def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1, augments=()):
+def _plan(parsed, train, test, recipe, drawn, sets=1, steps=None, left=0, augments=()):
     """Say in one line what was read, what will be done, and how long it will take.
 
     ``left`` steps of all runs together are still to be taken. ``augments`` are those of sets that are there already.
     """
     resized = "" if not parsed.size else f" (others {'between bars' if parsed.resize == 'pad' else 'cut to fit'})"
+    parts, most = [f"read {planning.what_was_read(train, test)}{resized}"], math.inf
     if steps:
-        factor = steps.synthetic.meta.get("factor", 1)
-    parts = [f"read {planning.what_was_read(train, test)}{resized}"]
-    if parsed.evaluate:
-        randoms = parsed.random_sets * (2 if factor > 1 else 1)  # random tiles, too
-        judges = (sets + randoms + parsed.whole) * parsed.networks
-        judging = 0.0
-        if sharding.rank() == 0:
-            random = _random(train, ipc, 0)
-            random = replace(random, meta={**random.meta, "factor": factor})
-            device = parsed.device or train.images.device
-            judging = planning.judge_seconds(random.to(device), test.to(device), recipe, judges)
-        sharding.wait()
-    if steps:
-        config = steps.config
-        done = len(steps) * sets - left
-        pool = planning.pool_seconds(steps)
+        config, done = steps.config, len(steps) * sets - left
+        step, pool = planning.step_seconds(steps), planning.pool_seconds(steps)
+        most = sets * (len(steps) * step + pool)
+        uneven = f" ({planning.each(train.classes, steps.ipc)})" if len(set(steps.ipc)) > 1 else ""
         parts.append(
-            f"{steps.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(ipc)}: {len(steps)} steps"
+            f"{steps.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(steps.ipc)}{uneven}: {len(steps)} steps"
             f"{' each' if sets > 1 else ''}{f', {done} of them done' if done else ''}, augmentation {config.augment}, "
             f"network of depth {config.depth} and width {config.width}, "
-            f"about {planning.about(left * planning.step_seconds(steps) + math.ceil(left / len(steps)) * pool)}"
+            f"about {planning.about(left * step + math.ceil(left / len(steps)) * pool)}"
         )
-    if parsed.evaluate:
-        network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
-        own = {train.meta.get("augment", "none"), *augments}
-        augment = recipe.augment or " or ".join(sorted(own))
-        parts.append(f"{'then ' if steps else ''}{judges} {network} to judge, augmentation {augment}, "
-                     f"about {planning.about(judging)}")
     if sharding.rank() == 0:
+        if parsed.evaluate:
+            network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
+            augment = recipe.augment or " or ".join(sorted({train.meta.get("augment", "none"), *augments}))
+            parts.append(f"{'then ' if steps else ''}{network} to judge, augmentation {augment}: "
+                         f"{_plan_judging(parsed, train, test, recipe, drawn, sets, most)}")
         print("; ".join(parts), file=sys.stdout if parsed.dry_run else sys.stderr, flush=True)
+    sharding.wait()
+
+
+def _plan_judging(parsed, train, test, recipe, drawn, sets, most):
+    """How many networks judge what, and how long; where no flag says it 3 and 3, or as many as take ``most`` seconds."""
+    ipc, factor = max(drawn, key=lambda one: sum(one[0]))
+    random = _random(train, ipc, 0)
+    random = replace(random, meta={**random.meta, "factor": factor})
+    device = torch.device(parsed.device or train.images.device)
+    at_once = torch.get_num_threads() if device.type == "cpu" else 1
+    a_round = planning.judge_seconds(random.to(device), test.to(device), recipe, at_once)
+
+    def told(networks, random_sets):
+        judged = {"the set" if sets == 1 else f"{sets} sets": sets, "random images": len(drawn) * random_sets,
+                  "all images": parsed.whole}
+        return {name: (n * networks, a_round * math.ceil(n * networks / at_once)) for name, n in judged.items() if n}
+
+    def seconds(choice):
+        return sum(time for _, time in told(*choice).values()), choice
+
+    open_to = [range(1, 4) if given is None else [given] for given in (parsed.networks, parsed.random_sets)]
+    choices = sorted(product(*open_to), key=seconds, reverse=True)
+    chosen = next((choice for choice in choices if seconds(choice)[0] <= most), choices[-1])
+    parsed.networks, parsed.random_sets = chosen
+    parts = [f"{n} on {name}, about {planning.about(time)}" for name, (n, time) in told(*chosen).items()]
+    fewer = " (fewer, to take no longer than condensing: --networks 3 --random-sets 3)" if chosen != choices[0] else ""
+    return ", ".join(parts) + fewer
+
+
+def _drawn(sets):
+    """What random images are drawn for such sets, (images per class, factor): of each as many, and as many tiles."""
+    return list(dict.fromkeys((tuple(ipc), tiles) for ipc, factor in sets for tiles in sorted({1, factor})))
 
 
 def _evaluate(parsed):
     _check(parsed)
-    sets = [LabeledImages.load(file) for file in parsed.files]
+    if twice := [file for file, n in Counter(map(os.path.realpath, parsed.files)).items() if n > 1]:
+        raise ValueError(f"the sets must be different files; {os.path.relpath(twice[0])!r} is there twice")
+    sets = [read_set(file) for file in parsed.files]
     first, name = sets[0], sets[0].meta.get("name")
     for file, other in zip(parsed.files, sets, strict=True):
         if other.images.shape[1:] != first.images.shape[1:] or other.classes != first.classes:
@@ -236,21 +293,14 @@ def _evaluate(parsed):
                 f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a file or "
                 "folder"
             )
-    height, width = first.images.shape[2:]
-    parsed.size = parsed.size or (height if height == width else None)
-    parsed.resize = parsed.resize or first.meta.get("resize")
-    parsed.white = parsed.white or first.meta.get("white")
-    train, test = _load(parsed, parsed.dataset or name)
-    for file, other in zip(parsed.files, sets, strict=True):
-        _check_fit(train, other, file)
+    train, test = _load(parsed, parsed.dataset or name, parsed.files, sets)
     recipe = _recipe(parsed, test)
-    recipe.check(test.images)
     augments = [data.meta.get("augment", "none") for data in sets]
     for augment in augments:
         SiameseAugment(augment)  # raises a ValueError for one that is unknown
-    factor = first.meta.get("factor", 1)
-    _plan(parsed, train, test, recipe, len(sets), first.counts.tolist(), factor=factor, augments=augments)
-    _compare(parsed, [data.normalized_like(first) for data in sets], train, test, recipe)
+    drawn = _drawn((data.counts.tolist(), data.meta.get("factor", 1)) for data in sets)
+    _plan(parsed, train, test, recipe, drawn, len(sets), augments=augments)
+    _compare(parsed, parsed.files, [data.normalized_like(first) for data in sets], train, test, recipe)
 
 
 def _export(parsed):
@@ -258,16 +308,10 @@ def _export(parsed):
         files.check_different(file=parsed.file, output=parsed.output)
         files.check_replaced(parsed.output, "output", own=parsed.overwrite)
     _check(parsed)
-    synthetic = LabeledImages.load(parsed.file)
+    synthetic = read_set(parsed.file)
     if parsed.dataset is not None:
-        height, width = synthetic.images.shape[2:]
-        parsed.size = parsed.size or (height if height == width else None)
-        parsed.resize = parsed.resize or synthetic.meta.get("resize")
-        parsed.white = parsed.white or synthetic.meta.get("white")
-        _, test = _load(parsed, parsed.dataset)
-        _check_fit(test, synthetic, parsed.file)
+        _, test = _load(parsed, parsed.dataset, [parsed.file], [synthetic])
         recipe = _recipe(parsed, test)
-        recipe.check(test.images)
     cost = export(synthetic, parsed.output)
     exported = load_exported(parsed.output)
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (exported.mean, exported.std))
@@ -283,24 +327,73 @@ def _export(parsed):
     print(f"{'change':>10}: {results[1].difference(results[0])}")
 
 
-def _compare(parsed, sets, train, test, recipe):
-    """Print the accuracy of sets beside that of as many random real images, under one recipe."""
+def _info(parsed):
+    data = read_set(parsed.file)
+    counts, meta, (channels, height, width) = data.counts.tolist(), dict(data.meta), data.images.shape[1:]
+    config = meta.pop("config", {})
+    built_in = meta.pop("built_in", True) and meta.get("name") in NAMES
+    method, name, seed, mark, versions = (
+        meta.pop(key, None) for key in ("method", "name", "seed", "fingerprint", "versions"))
+    told = {
+        "method": f"{method or 'unknown'}, seed {'unknown' if seed is None else seed}",
+        "data": f"{name or 'unknown'}, {'built in' if built_in else 'a file or folder'}, fingerprint {mark or 'unknown'}",
+        "images": f"{_images(counts)} ({planning.each(data.classes, counts)}), {height}×{width} "
+                  f"{'grey' if channels == 1 else 'RGB'}",
+        "fields": judging.listed(judging.changed(data)) if config else None,
+        "versions": versions and ", ".join(f"{key} {value}" for key, value in versions.items()), **meta,
+    }
+    for key, value in told.items():
+        if value is not None:
+            print(f"{key:>9}: {value}")
+
+
+def _show(parsed):
+    from .plotting import contact_sheet
+
+    output = Path(parsed.output or f"{Path(parsed.file)}.png")
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"--output must end in .png; got {parsed.output!r}")
+    files.check_different(file=parsed.file, output=output)
+    _check_sheet(parsed, output, "--output")
+    data = read_set(parsed.file)
+    title = f"{Path(parsed.file).name}: {data.meta.get('method', 'unknown')}, seed {data.meta.get('seed', 'unknown')}"
+    print(f"{output}: {contact_sheet(data, output, title=title)}")
+
+
+def _compare(parsed, names, sets, train, test, recipe):
+    """Print the accuracy of sets beside that of as many random real images, under one recipe; of several kinds of sets
+    the differences, too."""
     train, test, *sets = (part.to(parsed.device) for part in (train, test, *sets))
     train, test = train.normalized_like(sets[0]), test.normalized_like(sets[0])
-    most = torch.stack([data.counts for data in sets]).max(0).values.tolist()
-    randoms = [_random(train, most, parsed.seed + i) for i in range(parsed.random_sets)]
-    compared = {"condensed": sets, "random": randoms}
-    factor = max(data.meta.get("factor", 1) for data in sets)
-    if factor > 1:
-        compared["tiles"] = [_random_tiles(train, most, factor, parsed.seed + i) for i in range(parsed.random_sets)]
-    if parsed.whole:
-        compared["whole set"] = [train]
-    for name, group in compared.items():
-        result = evaluate(
-            group, test, networks=parsed.networks, recipe=recipe, progress=True,
-            generator=torch.Generator().manual_seed(parsed.seed),
-        )
+
+    def judge(group):
+        return evaluate(group, test, networks=parsed.networks, recipe=recipe, progress=True,
+                        generator=torch.Generator().manual_seed(parsed.seed))
+
+    def say(name, result):
         print(f"{name:>9}: {result}{_by_class(result)}", flush=True)
+
+    result, groups = judge(sets), judging.group(sets)
+    kinds = [judging.kind(sets[group[0]]) for group in groups]
+    words = {i: told for group, told in zip(groups, judging.told_apart(kinds), strict=True) for i in group}
+    if len(sets) > 1:
+        for i, name in enumerate(names):
+            say(f"{name} ({words[i]})" if words[i] else str(name), result.select([i]))
+    short = [f"{names[g[0]]}{f' and {len(g) - 1} more' if len(g) > 1 else ''}" for g in groups]
+    results = [result.select(group) for group in groups]
+    for name, group, one in zip(short, groups, results, strict=True):
+        if len(groups) == 1 or len(group) > 1:
+            say(name if len(groups) > 1 else "condensed", one)
+    drawn = _drawn((data.counts.tolist(), data.meta.get("factor", 1)) for data in sets) if parsed.random_sets else []
+    for ipc, factor in drawn:
+        draw = _random if factor == 1 else partial(_random_tiles, factor=factor)
+        of = f", {_images(ipc)}" if len({ipc for ipc, _ in drawn}) > 1 else ""
+        say(f"{'random' if factor == 1 else 'tiles'}{of}",
+            judge([draw(train, ipc, seed=parsed.seed + i) for i in range(parsed.random_sets)]))
+    if parsed.whole:
+        say("whole set", judge([train]))
+    for line in judging.differences(groups, kinds, sets, short, results):
+        print(line, flush=True)
 
 
 def _random(train, ipc, seed):
@@ -309,7 +402,7 @@ def _random(train, ipc, seed):
     return random_subset(train, ipc, generator=torch.Generator().manual_seed(seed))
 
 
-def _random_tiles(train, ipc, factor, seed):
+def _random_tiles(train, ipc, seed, factor):
     """Random images, factor² in the pixels of one, or as many as there are."""
     ipc = tuple(max(1, min(n, have // factor**2)) for n, have in zip(ipc, train.counts.tolist(), strict=True))
     return random_tiles(train, ipc, factor=factor, generator=torch.Generator().manual_seed(seed))
@@ -325,21 +418,12 @@ def _by_class(result):
     return f"; balanced {100 * result.balanced.mean:.1f} %, least {100 * each[least]:.1f} % ({result.classes[least]})"
 
 
-def _check_fit(real, synthetic, file):
-    """Raise a ValueError where real images can't judge a set, and warn where they are not those it was made of."""
-    if real.images.shape[1:] != synthetic.images.shape[1:] or real.classes != synthetic.classes:
-        pairs = zip(real.classes, synthetic.classes, strict=False)
-        differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
-        raise ValueError(f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}")
-    if synthetic.meta.get("fingerprint", now := real.meta["fingerprint"]) != now:
-        warnings.warn(f"{file} was not made of these images: some were added, taken away, swapped, changed or read in "
-                      "another way since", stacklevel=2)
-
-
 def _check(parsed):
     check_seed(parsed.seed, "--seed")
-    for name in ("networks", "random_sets"):
-        check_positive(f"--{name.replace('_', '-')}", getattr(parsed, name))
+    if parsed.networks is not None:
+        check_positive("--networks", parsed.networks)
+    if parsed.random_sets:  # 0 is none
+        check_positive("--random-sets, if not 0,", parsed.random_sets)
     if parsed.judge_augment is not None:
         try:
             SiameseAugment(parsed.judge_augment)
@@ -349,7 +433,7 @@ def _check(parsed):
         check_device(parsed.device, "--device")
 
 
-COMMANDS = {"condense": _condense, "evaluate": _evaluate, "export": _export}
+COMMANDS = {"condense": _condense, "evaluate": _evaluate, "export": _export, "info": _info, "show": _show}
 
 if __name__ == "__main__":
     main()

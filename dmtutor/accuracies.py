@@ -91,6 +91,10 @@ class Accuracies:
         if self.predicted is not None and (right is None or not torch.equal(right, self.correct)):
             raise ValueError("predicted must be what labels are where correct says so, and need labels")
 
+    def select(self, sets):
+        """The answers on some of the sets, by their numbers."""
+        return replace(self, correct=self.correct[sets], predicted=None if self.predicted is None else self.predicted[sets])
+
     @property
     def marks(self):
         """What each answer counts, (I, J, n), float64: 1 if it is right, or its weight."""

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from . import files, interrupts, sharding
 from .checks import check_seed
-from .data import check_set
+from .data import check_set, ipc_of_names
 from .distribution_matching import DMSteps
 from .gradient_matching import DCSteps, DSASteps
 from .idm import IDMSteps
@@ -32,9 +32,9 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     method : {"dm", "idm", "dsa", "dc", "dd"} or type
         Distribution matching, its improved form, gradient matching with Siamese augmentation and without, or dataset
         distillation; or a class of your own, derived from :class:`~dmtutor.steps.Steps`.
-    ipc : int or tuple of int
-        Images per class, or of each class in order. Where they start as real ones, an integer is at most what a class
-        has, with a warning.
+    ipc : int, tuple of int, or dict of str to int
+        Images per class, of each class in order, or by the classes' names. Where they start as real ones, an integer is
+        at most what a class has, with a warning.
     seed : int
         On a CPU the same seed gives the same bits. A number, where functions that a program composes take a generator:
         it stands in the set's ``meta``, for the one call or command that makes the set again.
@@ -128,7 +128,7 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
     unknown = [name for name in config_fields if name not in valid]
     if unknown:
         raise TypeError(f"unknown field {', '.join(unknown)} of {config_type.__name__}; it has {', '.join(valid)}")
-    config = config_type(ipc=ipc, **config_fields)
+    config = config_type(ipc=ipc_of_names(ipc, train.classes), **config_fields)
     options = {}
     if sharding.processes() > 1:
         if not issubclass(steps_type, DMSteps):

@@ -334,6 +334,23 @@ def ipc_by_class(ipc, classes):
     return each
 
 
+def ipc_of_names(ipc, classes):
+    """``ipc``, and of {class: number} the numbers in the order of the classes; a ValueError for other classes.
+
+    Examples
+    --------
+    >>> ipc_of_names({"dog": 3, "cat": 10}, ("cat", "dog"))
+    (10, 3)
+    """
+    if not isinstance(ipc, dict):
+        return ipc
+    if set(ipc) != set(classes):
+        unknown, lacking = [c for c in ipc if c not in classes], [c for c in classes if c not in ipc]
+        wrong = f"{unknown[0]!r} is none of them" if unknown else f"it lacks {', '.join(map(repr, lacking[:8]))}"
+        raise ValueError(f"ipc must name each class once; {wrong}: {', '.join(classes)}")
+    return tuple(ipc[name] for name in classes)
+
+
 def cap_ipc(real, ipc):
     """``ipc``, but no more of a class than it has: an integer where it is the same for all, else a tuple.
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -192,10 +193,24 @@ def load_exported(path):
     except ImportError:
         raise
     except Exception as error:  # each format is damaged in its own ways
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = " ".join(str(error).split())
+        if isinstance(error, KeyError | FileNotFoundError):
+            reason = f"it lacks {Path(error.filename).name if isinstance(error, FileNotFoundError) else error}"
         advice = "; files of the published code are read by load_published" if path.suffix == ".pt" else ""
         raise ValueError(f"{str(path)!r} was not written by export, or it is damaged: {reason}{advice}") from error
     return data
+
+
+def read_set(path):
+    """Read a set, in the format of :meth:`LabeledImages.save` or in any of those of :func:`export`."""
+    if Path(path).suffix not in (".pt", ".pth"):
+        return load_exported(path)
+    try:
+        return LabeledImages.load(path)
+    except ValueError:
+        with suppress(ValueError):
+            return load_exported(path)
+        raise
 
 
 def check_export(path, name="path"):

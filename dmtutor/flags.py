@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from typing import get_type_hints
 
 from . import __version__
@@ -21,7 +22,20 @@ RECIPES = {"quick": Recipe, "reference": Recipe.reference}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors take one line."""
+    """An argument parser whose errors take one line. A flag has one name, and no shorter ones."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, allow_abbrev=False, **options)
+
+    def parse_args(self, arguments):
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown:
+            command = self.commands.choices[parsed.command]
+            first = next((word for word in unknown if word.startswith("--")), "").partition("=")[0]
+            known = [flag for flag in command._option_string_actions if flag.startswith("--")]
+            near = [flag for flag in known if first and flag.startswith(first)] or get_close_matches(first, known, 1)
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{f'; is it {near[0]}?' if near else ''}")
+        return parsed
 
     def error(self, message):
         tell(f"{self.prog}: error: {message} (--help lists what there is)")
@@ -45,7 +59,7 @@ def parser(arguments):
     """The command line. The flags of ``condense`` are read off the configuration of the method that it names."""
     top = Parser(prog="python -m dmtutor", description="Dataset condensation in one command.")
     top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(dest="command", required=True)
+    commands = top.commands = top.add_subparsers(dest="command", required=True)
 
     make = commands.add_parser("condense", formatter_class=Help, help="make a small set, say what it is worth",
                                epilog="torchrun --nproc-per-node N -m dmtutor condense ... shares the classes among N "
@@ -54,7 +68,7 @@ def parser(arguments):
                       help="file to write the condensed set to, ending in .pt")
     make.add_argument("--method", type=steps_type, default="dm", metavar=f"{{{','.join(METHODS)},module:Class}}",
                       help="how to condense; a class of your own, derived from Steps, is found from the current folder")
-    make.add_argument("--setting", choices=("quick", "reference"), default="quick",
+    make.add_argument("--setting", choices=("quick", "published"), default="quick",
                       help="defaults of the fields below: quick, or as published")
     make.add_argument("--seed", type=int, default=0, help="the same seed gives the same file, bit for bit, on a CPU")
     make.add_argument("--seeds", type=int, default=1, metavar="N",
@@ -66,27 +80,29 @@ def parser(arguments):
     make.add_argument("--overwrite", action="store_true", help="replace a file that is not of the same run")
     make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
     make.add_argument("--dry-run", action="store_true",
-                      help="say what was read, what would be done and how long it would take, and stop")
+                      help="say what was read, what would be done and how long it would take, draw some of it in "
+                           "S.pt.png, and stop")
     _data_flags(make, dataset_default="mnist5k")
-    _evaluation_flags(make)
+    _evaluation_flags(make, "3, or fewer if it would take longer than to condense")
     if arguments[:1] == ["condense"]:
         _field_flags(make, _named_method(arguments))
 
     score = commands.add_parser("evaluate", formatter_class=Help, help="score sets on real images")
     score.set_defaults(evaluate=True, dry_run=False)
     score.add_argument("files", metavar="S.pt", nargs="+",
-                       help="sets that condense wrote; 3 or more, of several seeds, give an interval")
+                       help="sets that condense or export wrote; 3 or more, of several seeds, give an interval; "
+                            "of sets that were made in several ways the differences are told")
     _data_flags(score, dataset_default=None, more="; the one the set was made of if left out")
     score.add_argument("--seed", type=int, default=0, help="of the networks")
-    _evaluation_flags(score)
+    _evaluation_flags(score, "3")
 
     out = commands.add_parser("export", formatter_class=Help, help="write a set for other tools",
                               description="Write a set as a folder of PNG (NAME), NAME.npz, NAME.safetensors, or "
                                           "NAME.pt as the published code writes it, and say what that changes.",
                               epilog="With --dataset networks are trained on the set before and after, the same "
                                      "ones, and scored on its test images.")
-    out.set_defaults(random_sets=1, model="convnet")
-    out.add_argument("file", metavar="S.pt", help="a set that condense wrote")
+    out.set_defaults(random_sets=1, model="convnet", evaluate=True)
+    out.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
     out.add_argument("output", metavar="NAME[.npz|.safetensors|.pt]", help="what to write")
     out.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     _data_flags(out, dataset_default=None, more="; none is needed to write")
@@ -94,6 +110,14 @@ def parser(arguments):
     out.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained")
     _judge_augment_flag(out)
     out.add_argument("--networks", type=int, default=3, help="how many networks are trained before and after")
+
+    tell_of = commands.add_parser("info", help="say what a set is and how it was made")
+    tell_of.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
+
+    draw = commands.add_parser("show", help="draw a set: a PNG to look at")
+    draw.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
+    draw.add_argument("--output", metavar="sheet.png", help="what to write (default: S.pt.png)")
+    draw.add_argument("--overwrite", action="store_true", help="replace a file that is no such drawing")
     return top
 
 
@@ -191,20 +215,28 @@ def _judge_augment_flag(command):
                               "condensed with)")
 
 
-def _evaluation_flags(command):
+def _evaluation_flags(command, default):
     command.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained on the set")
     _judge_augment_flag(command)
-    command.add_argument("--networks", type=int, default=3, help="how many networks are trained on each set")
-    command.add_argument("--random-sets", type=int, default=3, help="how many random sets are drawn to compare with")
+    command.add_argument("--networks", type=int, help=f"how many networks are trained on each set (default: {default})")
+    command.add_argument("--random-sets", type=int,
+                         help=f"how many random sets are drawn to compare with, 0 for none (default: {default})")
     command.add_argument("--model", choices=MODELS, default="convnet", help="the network that is trained on the set")
     command.add_argument("--whole", action="store_true", help="train networks on all real images, too")
 
 
 def _integers(text):
     try:
-        return tuple(map(int, text.split(","))) if "," in text else int(text)
+        if "=" not in text:
+            return tuple(map(int, text.split(","))) if "," in text else int(text)
+        pairs = [part.rpartition("=")[::2] for part in text.split(",")]
+        named = {name: int(number) for name, number in pairs}
+        if len(named) == len(pairs):
+            return named
+        problem = "no class twice"
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, or one for each class, 10,10,3; got {text!r}") from None
+        problem = "10,10,3 or cat=10,dog=3"
+    raise argparse.ArgumentTypeError(f"must be a number, or one for each class, {problem}; got {text!r}")
 
 
 def _integer_or_word(text):

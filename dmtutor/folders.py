@@ -246,7 +246,7 @@ def _decode(samples, how, cache, name):
         finally:
             beside.unlink(missing_ok=True)
         on_disk.write_bytes(json.dumps(told).encode(), statistics_file(path))  # last: then all is there
-    sharding.agree(None)  # the other processes wait for the first
+    sharding.wait()  # for the first
     return _decoded(path, whole)
 
 

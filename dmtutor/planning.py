@@ -103,19 +103,33 @@ def what_was_read(train, test):
     --------
     >>> from dmtutor import load
     >>> print(what_was_read(*load("mnist5k")))
-    4,000 training and 1,000 test images, 10 classes of 400, 28×28 grey
+    4,000 training and 1,000 test images, 10 classes of 400 (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 28×28 grey
     """
     channels, height, width = train.images.shape[1:]
-    fewest, most = train.counts.min(0), train.counts.max(0)
-    sizes = f"{fewest.values:,}"
-    if fewest.values < most.values:
-        least, largest = (" ".join(train.classes[found.indices].split()) for found in (fewest, most))
-        sizes += f" ({least}) to {most.values:,} ({largest}) images"
+    counts = train.counts.tolist()
+    sizes = f" of {counts[0]:,}"
+    if len(set(counts)) > 1:
+        least, largest = (" ".join(train.classes[counts.index(n)].split()) for n in (min(counts), max(counts)))
+        sizes = f" of {min(counts):,} ({least}) to {max(counts):,} ({largest})" if len(counts) > 12 else ""
     twins = count_twins(train, test)
     white = f", white {train.meta['white']}" if "white" in train.meta else ""
     also = f" ({twins} of them training images, too)" if twins else ""
-    return (f"{len(train):,} training and {len(test):,} test images{also}, {len(train.classes)} classes of {sizes}, "
+    return (f"{len(train):,} training and {len(test):,} test images{also}, {len(counts)} classes{sizes} ({each(train.classes, counts)}), "
             f"{height}×{width} {'grey' if channels == 1 else 'RGB'}{white}")
+
+
+def each(classes, counts):
+    """The classes, with their numbers where these differ: all of up to 12, of more the first and the last.
+
+    Examples
+    --------
+    >>> each(["cat", "dog"], [3, 3]), each(["cat", "dog"], [3, 4])
+    ('cat, dog', 'cat 3, dog 4')
+    """
+    names = [" ".join(name.split()) for name in classes]
+    if len(set(counts)) > 1:
+        names = [f"{name} {n:,}" for name, n in zip(names, counts, strict=True)]
+    return ", ".join(names if len(names) <= 12 else [*names[:6], "…", *names[-3:]])
 
 
 def count_twins(train, test):

@@ -191,7 +191,7 @@ def _statistics(x, digest=None):
     return *mean_and_std(x), digest or fingerprint(x)
 
 
-def load(name="mnist5k", *, root=None, download=True, size=None, resize="fit", skip_broken=False, white=None):
+def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, skip_broken=False, white=None, like=None):
     """Load a data set by its name or its path.
 
     Parameters
@@ -212,25 +212,28 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize="fit", s
         Whether files that are missing may be downloaded. They appear in ``root`` whole or not at all.
     size : int, optional
         Resize to ``size × size``. Required if shapes differ.
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
+    resize : {"fit", "pad"}, optional
+        Cut off what exceeds the square, the default, or keep all of the image between black bars.
     skip_broken : bool
         Leave out the images of a folder that cannot be read, with a warning. If False, an error names all of them.
     white : int, optional
         The value of white where the pictures of a folder have more than 8 bits, the same for all of them; the largest
         of 16 bits, 65535, if left out.
+    like : LabeledImages, optional
+        A condensed set that real images shall judge: they are read as those were that it was made of, in size and all,
+        and normalised as it is. There is a warning if they are others.
 
     Returns
     -------
     train, test : LabeledImages
-        Both normalised by the mean and std of the training images. ``train.meta["augment"]`` is the default
+        Both normalised by the mean and std of the training images, or of ``like``. ``train.meta["augment"]`` is the default
         augmentation: no flips for digits, all six operations otherwise; ``"built_in"`` says whether the name was one
         of the six, and ``"fingerprint"`` is of the contents of both parts.
 
     Raises
     ------
     ValueError
-        If the name is unknown, or a file or folder is not as above.
+        If the name is unknown, a file or folder is not as above, or ``like`` has other classes or another size.
     FileNotFoundError
         If files are missing and ``download=False``.
     ConnectionError
@@ -249,6 +252,10 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize="fit", s
         )
     path = Path(name).expanduser()
     cache = _cache(root)
+    if like is not None:
+        given = {"size": size, "resize": resize, "white": white}
+        size, resize, white = (as_made(like)[key] if value is None else value for key, value in given.items())
+    resize = "fit" if resize is None else resize
     _check_pictures(size, resize, white)
     told = None
     if name == "mnist5k":
@@ -287,7 +294,27 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize="fit", s
     both = fingerprint([part.meta["fingerprint"] for part in (train, test)])
     for part in (train, test):
         part.meta["fingerprint"] = both
+    if like is not None:
+        check_fit(train, like)
+        train, test = train.normalized_like(like), test.normalized_like(like)
     return train, test
+
+
+def as_made(data):
+    """The options of :func:`load` with which the images were read that a condensed set was made of: a dict."""
+    height, width = data.images.shape[2:]
+    return {"size": height if height == width else None, **{name: data.meta.get(name) for name in ("resize", "white")}}
+
+
+def check_fit(real, made, name="like"):
+    """Raise a ValueError where real images can't judge a set, and warn where they are not those it was made of."""
+    if real.images.shape[1:] != made.images.shape[1:] or real.classes != made.classes:
+        pairs = zip(real.classes, made.classes, strict=False)
+        differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
+        raise ValueError(f"the data set must have the classes and the size of {name}; got {real} for {made}{differ}")
+    if made.meta.get("fingerprint", now := real.meta["fingerprint"]) != now:
+        warnings.warn(f"{name} was not made of these images: some were added, taken away, swapped, changed or read in "
+                      "another way since", stacklevel=3)
 
 
 def _cache(root):

@@ -144,7 +144,7 @@ def test_the_published_setting_with_a_field_changed(folder, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shell, "condense", condense)
-    run(["condense", "--dataset", "data.npz", "--output", "S.pt", "--setting", "reference", "--iterations", "7"])
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", "--setting", "published", "--iterations", "7"])
     expected = dataclasses.asdict(DMConfig.reference(iterations=7))
     assert {name: taken[name] for name in expected} == expected
 
@@ -282,21 +282,25 @@ def test_export_says_what_it_costs_and_judges_before_and_after(folder, capsys, o
     assert before.strip() == f"before: {expected}"
 
 
-def test_one_line_tells_what_will_be_done(folder, capsys):
+def test_one_line_tells_what_will_be_done(folder, capsys, monkeypatch):
     command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE]
     expected = (
-        "read 30 training and 10 test images, 2 classes of 15, 16×16 grey; dm, 4 images, 2 per class: 2 steps, "
-        "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then 4 networks "
-        "of depth 3 to judge, augmentation color_crop_cutout_flip_scale_rotate, about 1 s\n"
+        "read 30 training and 10 test images, 2 classes of 15 (0, 1), 16×16 grey; dm, 4 images, 2 per class: 2 steps, "
+        "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then networks of "
+        "depth 3 to judge, augmentation color_crop_cutout_flip_scale_rotate: 1 on the set, about 1 s, 3 on random "
+        "images, about 1 s\n"
     )
     assert run([*command, "--dry-run"]) == 0
-    assert capsys.readouterr() == (expected, "")
-    assert os.listdir() == ["data.npz"]
+    assert capsys.readouterr() == (expected + "S.pt.png: as they are read, 6 images of a class\n", "")
+    assert sorted(os.listdir()) == ["S.pt.png", "data.npz"]
     assert run(command) == 0
     assert capsys.readouterr().err.startswith(expected)
     assert run([*command, "--dry-run", "--no-evaluate", "--size", "64", "--resize", "pad", "--overwrite"]) == 0
     told = capsys.readouterr().out
     assert "64×64 grey (others between bars); dm" in told and "depth 4" in told and "judge" not in told
+    Path("S.pt.png").write_bytes(b"a picture of mine")
+    monkeypatch.setattr(shell, "load", lambda *_, **__: pytest.fail("data were read"))
+    fails(capsys, [*command, "--dry-run"], "the drawing of a dry run must be a new file; 'S.pt.png' is there")
 
 
 def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
@@ -309,7 +313,7 @@ def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
     everything = "color_crop_cutout_flip_scale_rotate"
     assert run(command) == 0
     err = capsys.readouterr().err
-    assert "augmentation crop_rotate, network" in err and f"to judge, augmentation {everything}, about" in err
+    assert "augmentation crop_rotate, network" in err and f"to judge, augmentation {everything}: 1 on" in err
     whole = (folder / "S.pt").read_bytes()
     meta = LabeledImages.load("S.pt").meta
     assert (meta["augment"], meta["config"]["augment"]) == (everything, "crop_rotate")
@@ -319,14 +323,14 @@ def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
     recipes.clear()
     assert run([*command, *judge, "--whole"]) == 0
     out, err = capsys.readouterr()
-    assert "to judge, augmentation crop_rotate, about" in err and everything not in err
+    assert "to judge, augmentation crop_rotate: 1 on" in err and everything not in err
     assert (folder / "S.pt").read_bytes() == whole
     scores = out.splitlines()[1:]
     assert len(scores) == 3
     assert run(["evaluate", "S.pt", "--dataset", "data.npz", *JUDGE, *judge, "--whole"]) == 0
     again, err = capsys.readouterr()
     assert again.splitlines() == scores
-    assert "to judge, augmentation crop_rotate, about" in err and everything not in err
+    assert "to judge, augmentation crop_rotate: 1 on" in err and everything not in err
     assert run(["export", "S.pt", "out.npz", "--dataset", "data.npz", "--networks", "1", *judge]) == 0
     assert [recipe.augment for recipe in recipes] == ["crop_rotate"] * 8
     capsys.readouterr()
@@ -334,7 +338,7 @@ def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
     other = LabeledImages.load("S.pt")
     dataclasses.replace(other, meta={**other.meta, "augment": "flip"}).save("T.pt")
     assert run(["evaluate", "T.pt", "--dataset", "data.npz", *JUDGE]) == 0
-    assert f"to judge, augmentation {everything} or flip, about" in capsys.readouterr().err
+    assert f"to judge, augmentation {everything} or flip: 1 on" in capsys.readouterr().err
 
 
 def test_a_judge_that_cannot_be_is_refused_before_any_work(folder, capsys, monkeypatch):
@@ -360,7 +364,7 @@ def test_warnings_take_one_line_and_come_once(folder, capsys):
     np.savez("more.npz", x_train=x, y_train=y, notes=y)
     assert run("condense --dataset more.npz --output S.pt --ipc 1 --dry-run --no-evaluate --width 4") == 0
     out, err = capsys.readouterr()
-    assert err == "note: in 'more.npz' left out: notes\n" and out.count("\n") == 1
+    assert err == "note: in 'more.npz' left out: notes\n" and out.count("\n") == 2
 
 
 def test_as_a_program(folder):
@@ -387,13 +391,14 @@ def test_several_seeds_make_several_sets_and_an_interval(folder, capsys):
     assert run([*command, "--output", "S.pt", "--seeds", "3", "--seed", "4"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[:3] == [f"S_{i}.pt: 4 images, 2 per class of data.npz" for i in (4, 5, 6)]
-    assert "3 sets, one network each" in out.splitlines()[3]
-    assert "dm, 3 sets of 4 images, 2 per class: 2 steps each" in err and "then 6 networks" in err
+    assert [line.split(":")[0] for line in out.splitlines()[3:6]] == ["   S_4.pt", "   S_5.pt", "   S_6.pt"]
+    assert "3 sets, one network each" in out.splitlines()[6]
+    assert "dm, 3 sets of 4 images, 2 per class: 2 steps each" in err and ": 3 on 3 sets, about" in err
     assert sorted(os.listdir()) == ["S_4.pt", "S_5.pt", "S_6.pt", "data.npz"]
     assert run([*command, "--no-evaluate", "--output", "one.pt", "--seed", "5"]) == 0
     assert (folder / "one.pt").read_bytes() == (folder / "S_5.pt").read_bytes()
     assert run(["evaluate", "S_4.pt", "S_5.pt", "S_6.pt", "--dataset", "data.npz", *JUDGE, "--seed", "4"]) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == out.splitlines()[-2:]
+    assert capsys.readouterr().out.splitlines() == out.splitlines()[3:]
 
 
 def test_several_seeds_go_on_where_they_were_stopped(folder, monkeypatch):
@@ -426,11 +431,11 @@ def test_another_network_and_the_whole_set_can_judge(folder, capsys):
     assert run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *judge]) == 0
     out, err = capsys.readouterr()
     assert [line.split(":")[0].strip() for line in out.splitlines()[1:]] == ["condensed", "random", "whole set"]
-    assert "then 5 mlp networks to judge" in err
+    assert "then mlp networks to judge" in err and ", 1 on all images, about" in err
     assert run(["evaluate", "S.pt", "--dataset", "data.npz", *judge]) == 0
     again, err = capsys.readouterr()
     assert again.splitlines() == out.splitlines()[1:]
-    assert "10 test images, 2 classes of 15, 16×16 grey (others cut to fit); 5 mlp networks to judge, augm" in err
+    assert "10 test images, 2 classes of 15 (0, 1), 16×16 grey (others cut to fit); mlp networks to judge, augm" in err
 
 
 def test_the_set_knows_the_size_of_its_images(folder, capsys):
@@ -452,7 +457,7 @@ def test_uneven_classes_are_told_and_judged_class_by_class(folder, capsys):
     assert run(["condense", "--dataset", "uneven.npz", "--output", "S.pt", *QUICK, *JUDGE, "--ipc", "5"]) == 0
     out, err = capsys.readouterr()
     assert "note: ipc=5 is more than some classes have to start from: 'owl' 2\n" in err and err.count("note:") == 1
-    assert "3 classes of 2 (owl) to 20 (cat) images" in err and "2 to 5 per class: 2 steps" in err
+    assert "3 classes (cat 20, dog 10, owl 2)" in err and "2 to 5 per class (cat 5, dog 5, owl 2): 2 steps" in err
     first, condensed, random = out.splitlines()
     assert first == "S.pt: 12 images, 2 to 5 per class of uneven.npz"
     assert re.search(r"; balanced \d+\.\d %, least \d+\.\d % \((cat|dog|owl)\)$", condensed)
@@ -554,7 +559,16 @@ BAD_FLAGS = [
     ("--seed -1", "seed"),
     ("--seed 4294967296", "seed"),
     ("--networks 0", "--networks must be a positive integer"),
-    ("--random-sets 0", "--random-sets must be a positive integer"),
+    ("--random-sets -1", "--random-sets, if not 0, must be a positive integer; got -1"),
+    ("--setting reference", "--setting"),
+    ("--ipc cat=3,dog=2", "ipc must name each class once; 'cat' is none of them: 0, 1"),
+    ("--ipc 0=3", "ipc must name each class once; it lacks '1': 0, 1"),
+    ("--ipc 0=3,0=2", "argument --ipc: must be a number, or one for each class, no class twice"),
+    ("--ipc 0=3,1", "10,10,3 or cat=10,dog=3; got '0=3,1'"),
+    ("--ipc 0=3,1=0", "ipc must be a positive integer"),
+    ("--net 3", "unrecognized arguments: --net 3; is it --networks?"),
+    ("--iteration 3", "unrecognized arguments: --iteration 3; is it --iterations?"),
+    ("--batchreal=3", "unrecognized arguments: --batchreal=3; is it --batch-real?"),
     ("--device tpu", "--device must be one that this machine has, cpu"),
     ("--device meta", "--device must be one that this machine has, cpu"),
     ("--seeds 0", "--seeds must be a positive integer"),
@@ -666,7 +680,7 @@ def test_evaluate_refuses_what_does_not_fit(folder, capsys):
     run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
     fails(capsys, "evaluate missing.pt --dataset data.npz", "no such file: 'missing.pt'")
     fails(capsys, "evaluate S.pt", "--dataset is required")
-    fails(capsys, "evaluate S.pt --dataset mnist5k", "--dataset must")
+    fails(capsys, "evaluate S.pt --dataset mnist5k", "the data set must have the classes and the size of S.pt")
     fails(capsys, "evaluate S.pt --dataset cifar1", "must be one of mnist5k")
     fails(capsys, "evaluate S.pt --dataset data.npz --networks 0", "--networks must be a positive integer")
     fails(capsys, "evaluate S.pt --dataset data.npz --seed -1", "--seed")
@@ -686,7 +700,7 @@ def test_export_refuses_before_it_writes(folder, capsys):
     fails(capsys, "export missing.pt out", "no such file: 'missing.pt'")
     fails(capsys, "export data.npz out", "data.npz")
     fails(capsys, "export S.pt", "required")
-    fails(capsys, "export S.pt out --dataset mnist5k", "--dataset must have the classes and the size of the set")
+    fails(capsys, "export S.pt out --dataset mnist5k", "the data set must have the classes and the size of S.pt")
     fails(capsys, "export S.pt out --dataset data.npz --networks 0", "--networks must be a positive integer")
     fails(capsys, "export S.pt out --dataset nothing", "must be one of mnist5k")
     fails(capsys, "export S.pt out --device tpu", "--device")
@@ -716,5 +730,5 @@ def test_sets_with_several_images_in_one_are_made_judged_and_exported(folder, ca
     assert run("export S.pt out.npz") == 0
     k = len(LabeledImages.load("S.pt").classes)
     assert f"{4 * k} images" in capsys.readouterr().out
-    assert run("condense --dataset data.npz --method idm --setting reference --output S.pt") == 2
+    assert run("condense --dataset data.npz --method idm --setting published --output S.pt") == 2
     assert "setting must be quick for idm" in capsys.readouterr().err

@@ -174,7 +174,7 @@ def zipped(path, **members):
 ARCHIVES = {
     "no test part": ({"x_train": X, "y_train": Y}, 0, "10 training and 2 test"),
     "labels in a column": ({"x_train": X, "y_train": Y[:, None]}, 0, "10 training and 2 test"),
-    "labels as names": ({"x_train": X, "y_train": np.array(["a", "b"])[Y]}, 0, "2 classes of 5"),
+    "labels as names": ({"x_train": X, "y_train": np.array(["a", "b"])[Y]}, 0, "2 classes of 5 (a, b)"),
     "a scalar for labels": ({"x_train": X, "y_train": np.array(3)}, 2, "its labels must be one for each image"),
     "labels too few": ({"x_train": X, "y_train": Y[:9]}, 2, "the shapes are (12, 8, 8) and (9,)"),
     "labels too many": ({"x_train": X[:9], "y_train": Y}, 2, "its labels must be one for each image"),
@@ -208,7 +208,7 @@ def test_archives(folder, capsys, case):
     archive("own.npz", **arrays)
     code, out, err = plan(capsys, dataset="own.npz")
     assert code == expected, err
-    assert message in (out + err) and (out + err).count("\n") <= 2
+    assert message in (out + err) and (out + err).count("\n") <= 3
     assert out == "" if expected else out.startswith("read ")
 
 
@@ -224,7 +224,7 @@ def test_archives_of_something_else(folder, capsys, content):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--ipc", "ten"], "must be a number, or one for each class, 10,10,3; got 'ten'"),
+        (["--ipc", "ten"], "must be a number, or one for each class, 10,10,3 or cat=10,dog=3; got 'ten'"),
         (["--ipc", "1,"], "must be a number, or one for each class"),
         (["--ipc", "1e3"], "must be a number"),
         (["--ipc", "99999999999999999999", "--init", "noise"], "ipc must be less than 2³¹"),
@@ -288,7 +288,7 @@ def test_sets_that_are_none(folder, capsys):
         "of an unknown augmentation": ({"meta": {"augment": "blur"}}, "augment must be"),
         "of an unknown resizing": ({"meta": {"resize": "stretch"}}, "resize must be 'fit' or 'pad'"),
         "of three channels": ({"images": content["images"].repeat(1, 3, 1, 1), "mean": torch.zeros(3),
-                               "std": torch.ones(3)}, "--dataset must have the classes and the size"),
+                               "std": torch.ones(3)}, "the data set must have the classes and the size"),
         "of NaN": ({"images": content["images"] * torch.nan}, "NaN or infinite"),
         "of no image": ({"images": content["images"][:0], "labels": content["labels"][:0]}, ""),
     }

@@ -91,7 +91,7 @@ FLOORS = [
     "idm",
     "beyond condensation tables",
     "__init__",
-    "flags",
+    "flags judging",
     "__main__",
 ]
 
