@@ -248,7 +248,7 @@ def _plan(parsed, train, test, recipe, drawn, sets=1, steps=None, left=0, augmen
 
 
 def _plan_judging(parsed, train, test, recipe, drawn, sets, most):
-    """How many networks judge what, and how long; where no flag says it 3 and 3, or as many as take ``most`` seconds."""
+    """How many networks judge what, and how long; where no flag says it at most 3 and 3, in ``most`` seconds."""
     ipc, factor = max(drawn, key=lambda one: sum(one[0]))
     random = _random(train, ipc, 0)
     random = replace(random, meta={**random.meta, "factor": factor})
@@ -336,7 +336,7 @@ def _info(parsed):
         meta.pop(key, None) for key in ("method", "name", "seed", "fingerprint", "versions"))
     told = {
         "method": f"{method or 'unknown'}, seed {'unknown' if seed is None else seed}",
-        "data": f"{name or 'unknown'}, {'built in' if built_in else 'a file or folder'}, fingerprint {mark or 'unknown'}",
+        "data": f"{name or 'unknown'}, {'built in' if built_in else 'a file or folder'}, fingerprint {mark}",
         "images": f"{_images(counts)} ({planning.each(data.classes, counts)}), {height}×{width} "
                   f"{'grey' if channels == 1 else 'RGB'}",
         "fields": judging.listed(judging.changed(data)) if config else None,
@@ -375,7 +375,8 @@ def _compare(parsed, names, sets, train, test, recipe):
 
     result, groups = judge(sets), judging.group(sets)
     kinds = [judging.kind(sets[group[0]]) for group in groups]
-    words = {i: told for group, told in zip(groups, judging.told_apart(kinds), strict=True) for i in group}
+    apart = judging.told_apart([sets[group[0]] for group in groups])
+    words = {i: told for group, told in zip(groups, apart, strict=True) for i in group}
     if len(sets) > 1:
         for i, name in enumerate(names):
             say(f"{name} ({words[i]})" if words[i] else str(name), result.select([i]))

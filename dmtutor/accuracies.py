@@ -93,7 +93,8 @@ class Accuracies:
 
     def select(self, sets):
         """The answers on some of the sets, by their numbers."""
-        return replace(self, correct=self.correct[sets], predicted=None if self.predicted is None else self.predicted[sets])
+        predicted = None if self.predicted is None else self.predicted[sets]
+        return replace(self, correct=self.correct[sets], predicted=predicted)
 
     @property
     def marks(self):

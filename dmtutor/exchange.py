@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -316,7 +317,7 @@ def _torch_load(path):
     scalar, (dtype, _) = np.float64(0).__reduce__()
     known = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, type(dtype)]
     try:
-        with torch.serialization.safe_globals(known):
+        with torch.serialization.safe_globals(known), warnings.catch_warnings(action="ignore"):  # of what is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{str(path)!r} is damaged, or holds more than tensors ({type(error).__name__})") from error

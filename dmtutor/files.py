@@ -157,8 +157,7 @@ def read(path, keys):
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {str(path)!r}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is refused anyway
+        with warnings.catch_warnings(action="ignore"):  # of what is refused anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
         with zipfile.ZipFile(path) as archive:  # torch reads without a look at its checksums
             if damaged := archive.testzip():

@@ -231,12 +231,13 @@ def _integers(text):
             return tuple(map(int, text.split(","))) if "," in text else int(text)
         pairs = [part.rpartition("=")[::2] for part in text.split(",")]
         named = {name: int(number) for name, number in pairs}
-        if len(named) == len(pairs):
+        if len(named) == len(pairs) and all(named):
             return named
-        problem = "no class twice"
+        problem = ", of each once"
     except ValueError:
-        problem = "10,10,3 or cat=10,dog=3"
-    raise argparse.ArgumentTypeError(f"must be a number, or one for each class, {problem}; got {text!r}")
+        problem = ""
+    raise argparse.ArgumentTypeError(
+        f"must be a number, or one for each class, 10,10,3 or cat=10,dog=3{problem}; got {text!r}")
 
 
 def _integer_or_word(text):

@@ -1,7 +1,7 @@
 """Sets side by side: which of them were made in one way, and how far those of two ways lie apart."""
 
 import json
-from dataclasses import asdict
+from contextlib import suppress
 from itertools import combinations
 
 import torch
@@ -24,14 +24,14 @@ def kind(data):
 
 
 def changed(data):
-    """The fields of a set's configuration that are not the method's defaults, for so many images: a dict."""
-    config, method = data.meta["config"], METHODS.get(data.meta.get("method"))
-    if method is None:
-        return config
-    ipc = tuple(config["ipc"]) if isinstance(config["ipc"], list | tuple) else config["ipc"]
-    by_data = {"ipc": ipc, "depth": default_depth(data.images.shape[2:]), "augment": data.meta.get("augment")}
-    default = {**asdict(method.config_type(ipc=ipc)), **by_data}
-    return {name: value for name, value in config.items() if name == "ipc" or value != default.get(name)}
+    """The fields of a set's configuration that do not follow from the others, from its method and its data: a dict."""
+    config, method = data.meta.get("config", {}), METHODS.get(data.meta.get("method"))
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    follow = {"depth": default_depth(data.images.shape[2:]), "augment": data.meta.get("augment")}
+    for name in plain if method else ():
+        with suppress(TypeError, ValueError):  # a field that the method has no longer
+            follow.setdefault(name, getattr(method.config_type(**{k: v for k, v in plain.items() if k != name}), name))
+    return {name: value for name, value in plain.items() if name == "ipc" or value != follow.get(name)}
 
 
 def group(sets):
@@ -57,10 +57,12 @@ def group(sets):
     return [[i for _, i in sorted(members.items())] for _, members in groups]
 
 
-def told_apart(kinds):
-    """In words, for each kind, what tells it from the others; of several methods those fields alone that all have."""
+def told_apart(sets):
+    """In words, for a set of each kind, what tells it from the others; of several methods the fields that all have."""
+    kinds, own = list(map(kind, sets)), set().union(*map(changed, sets))
+    follow = set().union(*(data.meta.get("config", {}) for data in sets)) - own
     common = [name for name in kinds[0] if all(name in other for other in kinds)]
-    differ = [name for name in common if name not in ("counts", "iteration", "built_in")
+    differ = [name for name in common if name not in {"counts", "iteration", "built_in", *follow}
               and any(other[name] != kinds[0][name] for other in kinds)]
     names = {"fingerprint": "images"}
     return [listed({names.get(name, name): one[name] for name in differ}) for one in kinds]

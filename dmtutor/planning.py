@@ -114,7 +114,8 @@ def what_was_read(train, test):
     twins = count_twins(train, test)
     white = f", white {train.meta['white']}" if "white" in train.meta else ""
     also = f" ({twins} of them training images, too)" if twins else ""
-    return (f"{len(train):,} training and {len(test):,} test images{also}, {len(counts)} classes{sizes} ({each(train.classes, counts)}), "
+    return (f"{len(train):,} training and {len(test):,} test images{also}, {len(counts)} classes{sizes} "
+            f"({each(train.classes, counts)}), "
             f"{height}×{width} {'grey' if channels == 1 else 'RGB'}{white}")
 
 

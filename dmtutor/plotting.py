@@ -160,7 +160,7 @@ def contact_sheet(data, path, *, title="", most=10):
     grid = LabeledImages(images=pixels, labels=torch.arange(k).repeat_interleave(n), mean=torch.zeros(channels),
                          std=torch.ones(channels), classes=tuple(name.replace("$", r"\$")[:40] for name in names))
     notes = [f"{clamped:.1%} of the pixels lie outside [0, 1] and are clamped"] if clamped else []
-    told = [f"{'' if min(shown.counts[:k]) == n else 'up to '}{n} images of a class" if n > 1 else "an image of each class"]
+    many = f"{n} images of a class" if min(shown.counts[:k]) == n else f"up to {n} images of a class"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that the font lacks
         ax = image_grid(grid)
@@ -171,7 +171,7 @@ def contact_sheet(data, path, *, title="", most=10):
                           metadata={"Software": MARK})
         plt.close(ax.figure)
     files.write_bytes(buffer.getbuffer(), path)
-    return ", ".join([*told, *notes])
+    return ", ".join([many if n > 1 else "an image of each class", *notes])
 
 
 def is_sheet(path):

@@ -226,9 +226,9 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     Returns
     -------
     train, test : LabeledImages
-        Both normalised by the mean and std of the training images, or of ``like``. ``train.meta["augment"]`` is the default
-        augmentation: no flips for digits, all six operations otherwise; ``"built_in"`` says whether the name was one
-        of the six, and ``"fingerprint"`` is of the contents of both parts.
+        Both normalised by the mean and std of the training images, or of ``like``. ``train.meta["augment"]`` is the
+        default augmentation: no flips for digits, all six operations otherwise; ``"built_in"`` says whether the name
+        was one of the six, and ``"fingerprint"`` is of the contents of both parts.
 
     Raises
     ------

@@ -397,6 +397,7 @@ def test_several_seeds_make_several_sets_and_an_interval(folder, capsys):
     assert sorted(os.listdir()) == ["S_4.pt", "S_5.pt", "S_6.pt", "data.npz"]
     assert run([*command, "--no-evaluate", "--output", "one.pt", "--seed", "5"]) == 0
     assert (folder / "one.pt").read_bytes() == (folder / "S_5.pt").read_bytes()
+    capsys.readouterr()
     assert run(["evaluate", "S_4.pt", "S_5.pt", "S_6.pt", "--dataset", "data.npz", *JUDGE, "--seed", "4"]) == 0
     assert capsys.readouterr().out.splitlines() == out.splitlines()[3:]
 
@@ -563,8 +564,8 @@ BAD_FLAGS = [
     ("--setting reference", "--setting"),
     ("--ipc cat=3,dog=2", "ipc must name each class once; 'cat' is none of them: 0, 1"),
     ("--ipc 0=3", "ipc must name each class once; it lacks '1': 0, 1"),
-    ("--ipc 0=3,0=2", "argument --ipc: must be a number, or one for each class, no class twice"),
-    ("--ipc 0=3,1", "10,10,3 or cat=10,dog=3; got '0=3,1'"),
+    ("--ipc 0=3,0=2", "cat=10,dog=3, of each once; got '0=3,0=2'"),
+    ("--ipc 0=3,1", "10,10,3 or cat=10,dog=3, of each once; got '0=3,1'"),
     ("--ipc 0=3,1=0", "ipc must be a positive integer"),
     ("--net 3", "unrecognized arguments: --net 3; is it --networks?"),
     ("--iteration 3", "unrecognized arguments: --iteration 3; is it --iterations?"),
