@@ -97,10 +97,8 @@ def _layout(x):
     elif x.ndim == 4 and shape[-1] in (1, 3):
         x = np.moveaxis(x, -1, 1)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.size:
-        raise ValueError(
-            "x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; "
-            f"got {shape}{_remedy_for_shape(shape)}"
-        )
+        raise ValueError("x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; "
+                         f"got {shape}{_remedy_for_shape(shape)}")
     return x
 
 

@@ -68,10 +68,8 @@ class LabeledImages(torch.utils.data.Dataset):
         check_labels(self.labels, len(self.images), len(self.classes))
         for name in ("mean", "std"):
             if getattr(self, name).shape != (self.images.shape[1],):
-                raise ValueError(
-                    f"{name} must hold one number per channel, {self.images.shape[1]}; "
-                    f"got shape {tuple(getattr(self, name).shape)}"
-                )
+                raise ValueError(f"{name} must hold one number per channel, {self.images.shape[1]}; "
+                                 f"got shape {tuple(getattr(self, name).shape)}")
         if not isinstance(self.meta, dict):
             raise ValueError(f"meta must be a dict; got {self.meta!r}")
 
@@ -263,10 +261,8 @@ class _Pixels(torch.utils.data.Dataset):
 def check_set(data, name):
     """Raise a TypeError for what is no LabeledImages, with what makes one of it."""
     if not isinstance(data, LabeledImages):
-        raise TypeError(
-            f"{name} must be LabeledImages; got {type(data).__name__}: train, test = load(path), or "
-            "from_arrays(x, y), or from_dataset(dataset)"
-        )
+        raise TypeError(f"{name} must be LabeledImages; got {type(data).__name__}: train, test = load(path), or "
+                        "from_arrays(x, y), or from_dataset(dataset)")
 
 
 def check_labels(labels, n, num_classes, name="labels"):
@@ -289,11 +285,9 @@ def check_every_class(real, classes=None):
     none = [name for c, (name, count) in enumerate(counts) if not count and (classes is None or c in classes)]
     if none:
         hint = "do labels count from 1? subtract 1; or number" if none == [real.classes[0]] else "number"
-        raise ValueError(
-            f"real must hold images of every class; {len(none)} of {len(real.classes)} have none, "
-            f"{', '.join(map(repr, none[:5]))}{', …' if len(none) > 5 else ''}: {hint} the classes anew, "
-            "names, y = numpy.unique(y, return_inverse=True)"
-        )
+        raise ValueError(f"real must hold images of every class; {len(none)} of {len(real.classes)} have none, "
+                         f"{', '.join(map(repr, none[:5]))}{', …' if len(none) > 5 else ''}: {hint} the classes anew, "
+                         "names, y = numpy.unique(y, return_inverse=True)")
 
 
 def check_varied(real):

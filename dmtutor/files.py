@@ -163,10 +163,8 @@ def read(path, keys):
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is another")
     except Exception as error:  # torch raises a different type for each way in which a file can be broken
-        raise ValueError(
-            f"{str(path)!r} is not a file of dmtutor, or it is damaged ({type(error).__name__}); "
-            "make it again with `python -m dmtutor condense`"
-        ) from error
+        raise ValueError(f"{str(path)!r} is not a file of dmtutor, or it is damaged ({type(error).__name__}); "
+                         "make it again with `python -m dmtutor condense`") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(f"{str(path)!r} lacks {', '.join(missing)}: it is another file of dmtutor's, or of others")

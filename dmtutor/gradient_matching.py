@@ -75,11 +75,8 @@ class DCConfig(Config):
     def __post_init__(self):
         _, ipc, _ = check_ipc_field(self.ipc)
         check_positive("width", self.width)
-        defaults = {
-            "iterations": max(1, round(400 / ipc**0.5)),
-            "lr_img": 64 * ipc**0.5 / self.width,
-            "steps_per_network": 1 if ipc == 1 else 10,
-        }
+        defaults = {"iterations": max(1, round(400 / ipc**0.5)), "lr_img": 64 * ipc**0.5 / self.width,
+                    "steps_per_network": 1 if ipc == 1 else 10}
         fill(self, **defaults)
         super().__post_init__()
         for name in ("steps_per_network", "training_epochs", "batch_train"):

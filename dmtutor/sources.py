@@ -161,10 +161,8 @@ def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", w
             remedy = "; give [(d['image'], d['label']) for d in dataset]" if isinstance(wrong, dict) else ""
             raise TypeError(f"its items are {type(wrong).__name__}{remedy}" if items else "it is empty")
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            "dataset must give pairs, (image, label), and have a length or an end; "
-            f"got {type(dataset).__name__}: {error}"
-        ) from error
+        raise TypeError("dataset must give pairs, (image, label), and have a length or an end; "
+                        f"got {type(dataset).__name__}: {error}") from error
     images, labels = zip(*items, strict=True)
     labels = [label.item() if isinstance(label, torch.Tensor) and label.numel() == 1 else label for label in labels]
     whole = dataset

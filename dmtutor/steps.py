@@ -341,14 +341,9 @@ class Steps:
     @property
     def synthetic(self):
         """The images as they are now: a copy."""
-        meta = {
-            "method": self.method,
-            "name": self.real.meta.get("name", ""),
-            "augment": self.real.meta.get("augment", "none"),
-            "config": asdict(self.config),
-            "iteration": self.iteration,
-            "versions": {"dmtutor": __version__, "torch": str(torch.__version__)},
-        }
+        meta = {"method": self.method, "name": self.real.meta.get("name", ""),
+                "augment": self.real.meta.get("augment", "none"), "config": asdict(self.config),
+                "iteration": self.iteration, "versions": {"dmtutor": __version__, "torch": str(torch.__version__)}}
         for name in ("built_in", "fingerprint", "resize", "white"):  # the real images that it is judged by must be so
             if name in self.real.meta:
                 meta[name] = self.real.meta[name]
@@ -361,14 +356,8 @@ class Steps:
 
     def state_dict(self):
         """What it takes to go on later: plain types and tensors. Networks and batches follow from the root."""
-        return {
-            "method": self.method,
-            "config": asdict(self.config),
-            "root": self.root,
-            "real": self.fingerprint,
-            "iteration": self.iteration,
-            **{name: getattr(self, name).cpu().clone() for name in self.variables},
-        }
+        return {"method": self.method, "config": asdict(self.config), "root": self.root, "real": self.fingerprint,
+                "iteration": self.iteration, **{name: getattr(self, name).cpu().clone() for name in self.variables}}
 
     def finish(self):
         """Take the steps that are left: the images afterwards."""

@@ -310,11 +310,9 @@ class DDSteps(Steps):
         step, momentum, square = adam(by_images, self.momentum, self.square, *settings)
         log_step, log_momentum, log_square = adam(by_logs, self.log_momentum, self.log_square, *settings)
         lr_log = self.config.lr_lr * self.step_size / self.config.lr_img  # one schedule for both
-        return loss, {
-            "images": self.images - self.step_size * step, "momentum": momentum, "square": square,
-            "log_step_sizes": self.log_step_sizes - lr_log * log_step, "log_momentum": log_momentum,
-            "log_square": log_square,
-        }
+        return loss, {"images": self.images - self.step_size * step, "momentum": momentum, "square": square,
+                      "log_step_sizes": self.log_step_sizes - lr_log * log_step, "log_momentum": log_momentum,
+                      "log_square": log_square}
 
     def loss_and_gradient(self):
         """The loss and its gradient by the pixels alone, see :meth:`loss_and_gradients`."""
@@ -345,10 +343,8 @@ class DDSteps(Steps):
         real_labels = torch.cat([self.labels.new_full((len(batch),), c) for c, batch in enumerate(reals)])
         network = copy.deepcopy(self.network)  # another start may be computed at the same time
         network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration, i))
-        params = unroll(
-            network, dict(network.named_parameters()), torch.cat(syns), self.labels, logs.exp(),
-            rows=self.rows, checkpointing=self.config.checkpointing,
-        )
+        params = unroll(network, dict(network.named_parameters()), torch.cat(syns), self.labels, logs.exp(),
+                        rows=self.rows, checkpointing=self.config.checkpointing)
         loss = F.cross_entropy(functional_call(network, params, torch.cat(reals)), real_labels)
         return loss.detach(), *torch.autograd.grad(loss, (images, logs))
 
