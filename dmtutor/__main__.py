@@ -21,7 +21,7 @@ from .checks import check_device, check_positive, check_seed
 from .condensation import begin, condense, load_run
 from .coresets import random_subset
 from .data import LabeledImages
-from .decoding import random_tiles
+from .decoding import decode, random_tiles
 from .evaluation import evaluate
 from .exchange import check_export, export, load_exported, read_set
 from .flags import RECIPES, parser, tell
@@ -287,6 +287,9 @@ def _evaluate(parsed):
     for file, other in zip(parsed.files, sets, strict=True):
         if other.images.shape[1:] != first.images.shape[1:] or other.classes != first.classes:
             raise ValueError(f"the sets must have the same classes and size; got {other} in {file}, {first} before")
+        decode(other)  # raises a ValueError where that is not possible
+        if empty := [known for known, n in zip(other.classes, other.counts, strict=True) if not n]:
+            raise ValueError(f"a set must hold images of every class; {file} has none of {', '.join(empty[:8])}")
         built_in = name in NAMES and other.meta.get("built_in", True)  # a folder may have any name
         if parsed.dataset is None and not (built_in and other.meta.get("name") == name):
             raise ValueError(
@@ -300,7 +303,7 @@ def _evaluate(parsed):
         SiameseAugment(augment)  # raises a ValueError for one that is unknown
     drawn = _drawn((data.counts.tolist(), data.meta.get("factor", 1)) for data in sets)
     _plan(parsed, train, test, recipe, drawn, len(sets), augments=augments)
-    _compare(parsed, parsed.files, [data.normalized_like(first) for data in sets], train, test, recipe)
+    _compare(parsed, parsed.files, sets, train, test, recipe)
 
 
 def _export(parsed):
@@ -320,7 +323,7 @@ def _export(parsed):
         return
     results = []
     for name, one in (("before", synthetic), ("after", exported)):
-        real, one = test.normalized_like(one).to(parsed.device), one.to(parsed.device)
+        real, one = (part.to(parsed.device, torch.float32) for part in (test.normalized_like(one), one))
         draws = torch.Generator().manual_seed(parsed.seed)
         results.append(evaluate(one, real, networks=parsed.networks, recipe=recipe, generator=draws, progress=True))
         print(f"{name:>10}: {results[-1]}", flush=True)
@@ -340,7 +343,7 @@ def _info(parsed):
         "images": f"{_images(counts)} ({planning.each(data.classes, counts)}), {height}×{width} "
                   f"{'grey' if channels == 1 else 'RGB'}",
         "fields": judging.listed(judging.changed(data)) if config else None,
-        "versions": versions and ", ".join(f"{key} {value}" for key, value in versions.items()), **meta,
+        "versions": judging.listed(versions) if isinstance(versions, dict) else versions, **meta,
     }
     for key, value in told.items():
         if value is not None:
@@ -350,7 +353,7 @@ def _info(parsed):
 def _show(parsed):
     from .plotting import contact_sheet
 
-    output = Path(parsed.output or f"{Path(parsed.file)}.png")
+    output = Path(f"{Path(parsed.file)}.png" if parsed.output is None else parsed.output)
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output must end in .png; got {parsed.output!r}")
     files.check_different(file=parsed.file, output=output)
@@ -363,8 +366,10 @@ def _show(parsed):
 def _compare(parsed, names, sets, train, test, recipe):
     """Print the accuracy of sets beside that of as many random real images, under one recipe; of several kinds of sets
     the differences, too."""
-    train, test, *sets = (part.to(parsed.device) for part in (train, test, *sets))
-    train, test = train.normalized_like(sets[0]), test.normalized_like(sets[0])
+    train, test, *sets = (part.to(parsed.device, torch.float32) for part in (train, test, *sets))
+    first = sets[0]
+    train, test, *others = (part.normalized_like(first) for part in (train, test, *sets[1:]))
+    sets = [first, *others]
 
     def judge(group):
         return evaluate(group, test, networks=parsed.networks, recipe=recipe, progress=True,

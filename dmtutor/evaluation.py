@@ -11,8 +11,16 @@ from tqdm.auto import tqdm
 from . import threads
 from .accuracies import Accuracies, t_interval, welch_interval  # noqa: F401
 from .augmentation import SiameseAugment, cutmix
-from .checks import (check_fraction, check_generator, check_not_negative, check_number, check_one_of, check_positive,
-                     check_step_size, fill)
+from .checks import (
+    check_fraction,
+    check_generator,
+    check_not_negative,
+    check_number,
+    check_one_of,
+    check_positive,
+    check_step_size,
+    fill,
+)
 from .data import LabeledImages, batches, check_set
 from .decoding import decode
 from .memory import keep_freed_memory

@@ -196,7 +196,8 @@ def load_exported(path):
     except Exception as error:  # each format is damaged in its own ways
         reason = " ".join(str(error).split())
         if isinstance(error, KeyError | FileNotFoundError):
-            reason = f"it lacks {Path(error.filename).name if isinstance(error, FileNotFoundError) else error}"
+            lacking = Path(error.filename).name if isinstance(error, FileNotFoundError) else error.args[0].split()[0]
+            reason = f"it lacks {lacking}"
         advice = "; files of the published code are read by load_published" if path.suffix == ".pt" else ""
         raise ValueError(f"{str(path)!r} was not written by export, or it is damaged: {reason}{advice}") from error
     return data
@@ -204,14 +205,15 @@ def load_exported(path):
 
 def read_set(path):
     """Read a set, in the format of :meth:`LabeledImages.save` or in any of those of :func:`export`."""
-    if Path(path).suffix not in (".pt", ".pth"):
-        return load_exported(path)
-    try:
-        return LabeledImages.load(path)
-    except ValueError:
-        with suppress(ValueError):
-            return load_exported(path)
-        raise
+    data, suffix = None, Path(path).suffix
+    if suffix == ".pt":
+        with suppress(ValueError, OSError):  # as the published code writes it
+            data = load_exported(path)
+    if data is None:
+        data = LabeledImages.load(path) if suffix in (".pt", ".pth") else load_exported(path)
+    if not len(data):
+        raise ValueError(f"a set must hold images; {str(path)!r} has none")
+    return data
 
 
 def check_export(path, name="path"):

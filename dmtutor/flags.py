@@ -31,10 +31,10 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
             command = self.commands.choices[parsed.command]
-            first = next((word for word in unknown if word.startswith("--")), "").partition("=")[0]
-            known = [flag for flag in command._option_string_actions if flag.startswith("--")]
+            first = next((word for word in unknown if word.startswith("-")), "").partition("=")[0].lstrip("-")
+            known = [flag.lstrip("-") for flag in command._option_string_actions]
             near = [flag for flag in known if first and flag.startswith(first)] or get_close_matches(first, known, 1)
-            command.error(f"unrecognized arguments: {' '.join(unknown)}{f'; is it {near[0]}?' if near else ''}")
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{f'; is it --{near[0]}?' if near else ''}")
         return parsed
 
     def error(self, message):
@@ -230,7 +230,7 @@ def _integers(text):
         if "=" not in text:
             return tuple(map(int, text.split(","))) if "," in text else int(text)
         pairs = [part.rpartition("=")[::2] for part in text.split(",")]
-        named = {name: int(number) for name, number in pairs}
+        named = {name.strip(): int(number) for name, number in pairs}
         if len(named) == len(pairs) and all(named):
             return named
         problem = ", of each once"

@@ -16,8 +16,8 @@ OF_SETS = ("seed", "versions", "config", "ipc", "augment")  # what kinds leave o
 
 def kind(data):
     """How a set was made, {name: value}: what its meta says but for the seed, and its images per class."""
-    meta, counts = data.meta, data.counts.tolist()
-    told = {**{name: value for name, value in meta.items() if name not in OF_SETS}, **meta.get("config", {}),
+    meta, counts, config = data.meta, data.counts.tolist(), data.meta.get("config") or {}
+    told = {**{name: value for name, value in meta.items() if name not in OF_SETS}, **config,
             "ipc": counts[0] if len(set(counts)) == 1 else each(data.classes, counts), "counts": counts,
             "judged with": meta.get("augment")}
     return json.loads(json.dumps(told, default=lambda x: x.tolist() if isinstance(x, torch.Tensor) else str(x)))
@@ -25,7 +25,7 @@ def kind(data):
 
 def changed(data):
     """The fields of a set's configuration that do not follow from the others, from its method and its data: a dict."""
-    config, method = data.meta.get("config", {}), METHODS.get(data.meta.get("method"))
+    config, method = data.meta.get("config") or {}, METHODS.get(data.meta.get("method"))
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
     follow = {"depth": default_depth(data.images.shape[2:]), "augment": data.meta.get("augment")}
     for name in plain if method else ():
@@ -47,20 +47,20 @@ def group(sets):
     """
     groups = []
     for i, data in enumerate(sets):
-        seed, ours = data.meta.get("seed"), kind(data)
+        seed, ours = str(data.meta.get("seed")), kind(data)
         for known, members in groups:
-            if known == ours and None not in (seed, *members) and seed not in members:
+            if known == ours and seed != "None" and seed not in members:
                 members[seed] = i
                 break
         else:
             groups.append((ours, {seed: i}))
-    return [[i for _, i in sorted(members.items())] for _, members in groups]
+    return [[members[seed] for seed in sorted(members, key=lambda s: (len(s), s))] for _, members in groups]
 
 
 def told_apart(sets):
     """In words, for a set of each kind, what tells it from the others; of several methods the fields that all have."""
     kinds, own = list(map(kind, sets)), set().union(*map(changed, sets))
-    follow = set().union(*(data.meta.get("config", {}) for data in sets)) - own
+    follow = set().union(*(data.meta.get("config") or {} for data in sets)) - own
     common = [name for name in kinds[0] if all(name in other for other in kinds)]
     differ = [name for name in common if name not in {"counts", "iteration", "built_in", *follow}
               and any(other[name] != kinds[0][name] for other in kinds)]

@@ -113,7 +113,7 @@ def test_info_tells_what_differs_from_the_defaults_and_all_the_rest(folder, caps
     out = capsys.readouterr().out
     assert "method: dm, seed 7\n" in out and "fields: ipc=2, iterations=2, lr_img=64, momentum=0.25, width=4\n" in out
     assert "images: 4 images, 2 per class (0, 1), 16×16 grey\n" in out and "scores: 81 %\n" in out
-    assert re.search(r"versions: dmtutor \S+, torch \S+\n", out) and S.meta["fingerprint"] in out
+    assert re.search(r"versions: dmtutor=\S+, torch=\S+\n", out) and S.meta["fingerprint"] in out
     fails(capsys, "info missing.pt", "no such file: 'missing.pt'")
 
 
@@ -204,3 +204,46 @@ def test_the_readmes_lines_for_your_own_images(folder, monkeypatch, capsys):
         exec(block, {})
     assert re.fullmatch(r"\d+\.\d% of \d real images\n", capsys.readouterr().out)
     assert not math.isnan(float(LabeledImages.load("S.pt").mean[0])) and "S.pt" in os.listdir()
+
+
+ODD = {  # of sets that were changed by hand, or cut: what info, show and evaluate say; None where all is well
+    "no image": (lambda S: S.select(torch.arange(0)), *["a set must hold images; 'odd.pt' has none"] * 3),
+    "a class without": (lambda S: S.select(torch.arange(2)), None, None, "images of every class; odd.pt has none"),
+    "versions in words": (lambda S: meta(S, versions="of old"), None, None, None),
+    "no configuration": (lambda S: meta(S, config=None), None, None, None),
+    "another configuration": (lambda S: meta(S, config={"ipc": "many"}), None, None, None),
+    "a seed that is a list": (lambda S: meta(S, seed=[1]), None, None, None),
+    "a method of nobody": (lambda S: meta(S, method=3), None, None, None),
+    "tiles that do not fit": (lambda S: meta(S, factor=3), None, *["factor must divide the images' sides"] * 2),
+    "no tiles": (lambda S: meta(S, factor=0), None, *["factor must be a positive integer; got 0"] * 2),
+    "64 bits": (lambda S: S.to(dtype=torch.float64), None, None, None),
+    "16 bits": (lambda S: S.to(dtype=torch.float16), None, None, None),
+    "not square": (lambda S: replace(S, images=S.images[..., :9]), None, None, "the classes and the size"),
+}
+
+
+def meta(S, **changes):
+    return replace(S, meta={**S.meta, **changes})
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_sets(folder, capsys, case):
+    make("--output", "A.pt")
+    change, *messages = ODD[case]
+    change(LabeledImages.load("A.pt")).save("odd.pt")
+    judge = "--dataset data.npz --networks 1 --random-sets 0"
+    commands = ("info odd.pt", "show odd.pt", f"evaluate odd.pt {judge}")
+    if case != "not square":
+        commands += (f"evaluate A.pt odd.pt {judge}",)
+    for command, message in zip(commands, [*messages, messages[-1]], strict=False):
+        if message:
+            fails(capsys, command, message)
+        else:
+            assert run(command) == 0
+
+
+def test_the_nearest_flag_is_named(folder, capsys):
+    for wrong, right in (("--dry", "--dry-run"), ("-dataset x", "--dataset"), ("--lr_img=3", "--lr-img")):
+        fails(capsys, f"condense --output S.pt {wrong}", f"unrecognized arguments: {wrong}; is it {right}?")
+    fails(capsys, "show A.pt --out x.png", "is it --output?")
+    fails(capsys, "info A.pt B.pt", "unrecognized arguments: B.pt (")
