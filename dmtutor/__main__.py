@@ -292,10 +292,8 @@ def _evaluate(parsed):
             raise ValueError(f"a set must hold images of every class; {file} has none of {', '.join(empty[:8])}")
         built_in = name in NAMES and other.meta.get("built_in", True)  # a folder may have any name
         if parsed.dataset is None and not (built_in and other.meta.get("name") == name):
-            raise ValueError(
-                f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a file or "
-                "folder"
-            )
+            raise ValueError(f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a "
+                             "file or folder")
     train, test = _load(parsed, parsed.dataset or name, parsed.files, sets)
     recipe = _recipe(parsed, test)
     augments = [data.meta.get("augment", "none") for data in sets]

@@ -75,10 +75,8 @@ def _stack(parts, size, resize):
         return np.stack(parts)
     shapes = sorted({str(part.shape) for part in parts})
     if size is None:
-        raise ValueError(
-            f"x must hold images of one shape; got {len(shapes)}, such as {' and '.join(shapes[:2])}: give size=64, "
-            "say, to resize them all"
-        )
+        raise ValueError(f"x must hold images of one shape; got {len(shapes)}, such as {' and '.join(shapes[:2])}: "
+                         "give size=64, say, to resize them all")
     parts = [_layout(part[None])[0] for part in parts]
     _check_range(parts)  # what lies outside would be clipped
     made = [pictures.resized(part, size, resize) for part in parts]
@@ -265,9 +263,8 @@ def read_npz(path):
         raise FileNotFoundError(f"no such file: {str(path)!r}") from None
     except Exception as error:  # a damaged archive shows in many ways
         why = "it holds Python objects, not numbers: save plain arrays" if "allow_pickle" in str(error) else error
-        raise ValueError(
-            f"{str(path)!r} must be an .npz file with arrays x_train, y_train, x_test, y_test; {why}"
-        ) from error
+        raise ValueError(f"{str(path)!r} must be an .npz file with arrays x_train, y_train, x_test, y_test; "
+                         f"{why}") from error
 
 
 def _parts(file):

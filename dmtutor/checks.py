@@ -104,6 +104,5 @@ def check_seed(seed, name="seed"):
 def check_generator(generator):
     """Raise a TypeError for what is no generator: torch would use its global one instead of None."""
     if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator must be a torch.Generator, e.g. torch.Generator().manual_seed(0); got {generator!r}"
-        )
+        raise TypeError("generator must be a torch.Generator, e.g. torch.Generator().manual_seed(0); got "
+                        f"{generator!r}")

@@ -178,10 +178,9 @@ def check_bounded(steps):
     pixels = steps.images * steps.real.std.view(-1, 1, 1) + steps.real.mean.view(-1, 1, 1)
     largest = float(sharding.gather(pixels.abs().max()[None]).max())
     if not largest < BOUND:
-        raise FloatingPointError(
-            f"the pixels have grown to {largest:.3g} after {steps.iteration} steps, where black is 0 and white is 1: "
-            f"lr_img={steps.config.lr_img:g} is too large; give a tenth of it, or leave it out"
-        )
+        raise FloatingPointError(f"the pixels have grown to {largest:.3g} after {steps.iteration} steps, where black "
+                                 f"is 0 and white is 1: lr_img={steps.config.lr_img:g} is too large; give a tenth of "
+                                 "it, or leave it out")
 
 
 def save_run(steps, path):

@@ -62,9 +62,8 @@ class LabeledImages(torch.utils.data.Dataset):
 
     def __post_init__(self):
         if self.images.ndim != 4 or not self.images.is_floating_point():
-            raise ValueError(
-                f"images must be a floating tensor (n, C, H, W); got {tuple(self.images.shape)} {self.images.dtype}"
-            )
+            raise ValueError(f"images must be a floating tensor (n, C, H, W); got {tuple(self.images.shape)} "
+                             f"{self.images.dtype}")
         check_labels(self.labels, len(self.images), len(self.classes))
         for name in ("mean", "std"):
             if getattr(self, name).shape != (self.images.shape[1],):
@@ -144,10 +143,8 @@ class LabeledImages(torch.utils.data.Dataset):
             order = torch.randperm(count, generator=generator)
             cut = round(fraction * count)
             if not 0 < cut < count:
-                raise ValueError(
-                    f"fraction must leave images of every class on both sides; {fraction} of the {count} images "
-                    f"of class {self.classes[c]!r} is {cut}"
-                )
+                raise ValueError(f"fraction must leave images of every class on both sides; {fraction} of the {count} "
+                                 f"images of class {self.classes[c]!r} is {cut}")
             indices = rows.cpu()[order]
             part.append(indices[:cut])
             rest.append(indices[cut:])
@@ -169,9 +166,8 @@ class LabeledImages(torch.utils.data.Dataset):
     def normalized_like(self, other):
         """The same pixels, normalised by the mean and std of ``other``."""
         if self.images.shape[1:] != other.images.shape[1:]:
-            raise ValueError(
-                f"other must hold images of {tuple(self.images.shape[1:])}; got {tuple(other.images.shape[1:])}"
-            )
+            raise ValueError(f"other must hold images of {tuple(self.images.shape[1:])}; got "
+                             f"{tuple(other.images.shape[1:])}")
         if self.classes != other.classes:
             ours, theirs = (", ".join(part.classes[:12]) for part in (self, other))
             raise ValueError(f"other must have the same classes; got {theirs} instead of {ours}")
@@ -274,9 +270,8 @@ def check_labels(labels, n, num_classes, name="labels"):
     low, high = (int(labels.min()), int(labels.max())) if n else (0, 0)
     if n and not 0 <= low <= high < num_classes:
         hint = ": do they count from 1? subtract 1" if low >= 1 and high == num_classes else ""
-        raise ValueError(
-            f"{name} must lie in 0 … {num_classes - 1} for {num_classes} classes; got {low} … {high}{hint}"
-        )
+        raise ValueError(f"{name} must lie in 0 … {num_classes - 1} for {num_classes} classes; got {low} … "
+                         f"{high}{hint}")
 
 
 def check_every_class(real, classes=None):
@@ -313,9 +308,8 @@ def check_ipc(real, ipc):
     wanted = ipc_by_class(ipc, real.classes)
     missing, c = torch.tensor([n - have for n, have in zip(wanted, real.counts.tolist(), strict=True)]).max(0)
     if missing > 0:
-        raise ValueError(
-            f"ipc must be at most {real.counts[c]}, the images of class {real.classes[c]!r}; got {wanted[c]}"
-        )
+        raise ValueError(f"ipc must be at most {real.counts[c]}, the images of class {real.classes[c]!r}; got "
+                         f"{wanted[c]}")
     return wanted
 
 

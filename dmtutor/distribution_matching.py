@@ -278,10 +278,8 @@ class DMSteps(Steps):
                 translated(self.real.images[: min(batch, block or batch)])
         except Exception as error:  # of whatever is missing
             reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]
-            raise ValueError(
-                "compile must be False where torch.compile does not work, which needs a compiler (g++ for a CPU); "
-                f"got True, and {reason}"
-            ) from error
+            raise ValueError("compile must be False where torch.compile does not work, which needs a compiler (g++ "
+                             f"for a CPU); got True, and {reason}") from error
 
         def embed(images):
             if sizes and len(images) not in sizes:

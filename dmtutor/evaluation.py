@@ -277,15 +277,11 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
         if not isinstance(s, LabeledImages):
             raise TypeError(f"sets must be LabeledImages; got {s!r}")
         if (s.images.dtype, s.images.device) != (test.images.dtype, test.images.device):
-            raise ValueError(
-                f"test must be of the dtype and on the device of the sets, {s.images.dtype} and {s.images.device}: "
-                f"use test.to(...); got {test.images.dtype} and {test.images.device}"
-            )
+            raise ValueError(f"test must be of the dtype and on the device of the sets, {s.images.dtype} and "
+                             f"{s.images.device}: use test.to(...); got {test.images.dtype} and {test.images.device}")
         if s.images.shape[1:] != test.images.shape[1:] or s.classes != test.classes:
-            raise ValueError(
-                f"sets must hold images of {tuple(test.images.shape[1:])} in the {len(test.classes)} classes of test; "
-                f"got {tuple(s.images.shape[1:])} in {len(s.classes)} classes"
-            )
+            raise ValueError(f"sets must hold images of {tuple(test.images.shape[1:])} in the {len(test.classes)} "
+                             f"classes of test; got {tuple(s.images.shape[1:])} in {len(s.classes)} classes")
         if not torch.allclose(s.mean, test.mean.to(s.mean)) or not torch.allclose(s.std, test.std.to(s.std)):
             raise ValueError("test must be normalised as the sets are: use test.normalized_like(set)")
     recipe.check(test.images)

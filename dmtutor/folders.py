@@ -56,10 +56,8 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
     train, test, classes = _find(path)
     grey, shape, levels, broken = _look([file for file, _ in (*train, *test)])
     if size is None and len(shape) > 1:
-        raise ValueError(
-            f"size is required: the images in {str(path)!r} have {len(shape)} different shapes; to resize them, give "
-            "size=64 (--size 64), say"
-        )
+        raise ValueError(f"size is required: the images in {str(path)!r} have {len(shape)} different shapes; to resize "
+                         "them, give size=64 (--size 64), say")
     told = pictures.told_white(levels, white)
     shape = (size, size) if size else next(iter(shape), (1, 1))
     parts = []
@@ -97,10 +95,9 @@ def _find(path):
         if not _folders(part) and any(map(_is_image, part.iterdir())):
             raise ValueError(f"{str(part)!r} must hold a folder of images for each class; rename it if it is a class")
     if parts["train"] and not held:
-        raise ValueError(
-            f"name must be a folder with test or val beside train; {str(path)!r} has neither: give "
-            f"{str(parts['train'])!r} itself, of which a fifth becomes the test part; rename it if it is a class"
-        )
+        raise ValueError(f"name must be a folder with test or val beside train; {str(path)!r} has neither: give "
+                         f"{str(parts['train'])!r} itself, of which a fifth becomes the test part; rename it if it is "
+                         "a class")
     if held and not parts["train"]:
         raise ValueError(f"name must be a folder with train beside {held.name}; {str(path)!r} has none: "
                          f"rename {held.name} if it is a class")
@@ -110,10 +107,8 @@ def _find(path):
         found, test = _classes(parts["train"]), _classes(held)
         unknown = sorted(set(test) - set(found))
         if unknown:
-            raise ValueError(
-                f"name must be a folder whose train and test parts have the same classes; {str(path)!r} has no "
-                f"{', '.join(map(repr, unknown))} in {parts['train'].name}"
-            )
+            raise ValueError(f"name must be a folder whose train and test parts have the same classes; {str(path)!r} "
+                             f"has no {', '.join(map(repr, unknown))} in {parts['train'].name}")
     else:
         found, test = _classes(path), {}
     classes = list(found)
@@ -167,10 +162,8 @@ def _classes(path):
             raise ValueError(f"the folder of a class must have a name that can be printed; got {folder.name!r}")
         deeper = next((file for sub in _folders(folder) for file in sorted(sub.rglob("*")) if _is_image(file)), None)
         if deeper:
-            raise ValueError(
-                f"images must lie in the folder of their class, {path}/<class>/; {str(deeper)!r} lies deeper: "
-                f"name {str(deeper.parent.parent)!r}, or move the images up"
-            )
+            raise ValueError(f"images must lie in the folder of their class, {path}/<class>/; {str(deeper)!r} lies "
+                             f"deeper: name {str(deeper.parent.parent)!r}, or move the images up")
         entries = sorted(folder.iterdir(), key=lambda f: f.name)
         files = [file for file in entries if _is_image(file)]
         other.update(f.suffix or f.name for f in entries if not (f.is_dir() or f.name.startswith(".") or _is_image(f)))
@@ -275,10 +268,8 @@ def _identity(file):
 def _check_room(folder, needed):
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(
-            f"the decoded images take {needed / 1e9:.0f} GB and {str(folder)!r} has {free / 1e9:.0f} left: "
-            "give a smaller size, or root=, a folder with more room"
-        )
+        raise ValueError(f"the decoded images take {needed / 1e9:.0f} GB and {str(folder)!r} has {free / 1e9:.0f} "
+                         "left: give a smaller size, or root=, a folder with more room")
 
 
 def statistics_file(path):

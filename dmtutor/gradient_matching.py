@@ -84,10 +84,8 @@ class DCConfig(Config):
         check_step_size("lr_net", self.lr_net)
         check_one_of("distance", self.distance, DISTANCES)
         if self.norm == "batch":
-            raise ValueError(
-                "norm must be 'instance', 'group', 'layer' or 'none': a batch of one class has no statistics of use; "
-                "got 'batch'"
-            )
+            raise ValueError("norm must be 'instance', 'group', 'layer' or 'none': a batch of one class has no "
+                             "statistics of use; got 'batch'")
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
@@ -114,10 +112,8 @@ class DCConfig(Config):
         loops = dict(zip(("steps_per_network", "training_epochs"), LOOPS.get(ipc, ()), strict=False))
         loops.update((name, changes[name]) for name in ("steps_per_network", "training_epochs") if name in changes)
         if len(loops) < 2:
-            raise ValueError(
-                f"ipc must be one of {', '.join(map(str, LOOPS))} unless steps_per_network and training_epochs are "
-                f"given; got {ipc!r}"
-            )
+            raise ValueError(f"ipc must be one of {', '.join(map(str, LOOPS))} unless steps_per_network and "
+                             f"training_epochs are given; got {ipc!r}")
         init = "real" if issubclass(cls, DSAConfig) else "noise"
         published = dict(batch_real=256, lr_img=0.1, schedule="constant", width=128, depth=3, init=init)
         check_positive("steps_per_network", loops["steps_per_network"])

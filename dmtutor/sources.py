@@ -244,10 +244,8 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     (LabeledImages(4000 images of 1×28×28, 10 classes), LabeledImages(1000 images of 1×28×28, 10 classes))
     """
     if not isinstance(name, str | os.PathLike):
-        raise TypeError(
-            f"name must be a name or a path; got {type(name).__name__}: for images and labels in memory use "
-            "from_arrays(x, y), for a data set of PyTorch's from_dataset(dataset)"
-        )
+        raise TypeError(f"name must be a name or a path; got {type(name).__name__}: for images and labels in memory "
+                        "use from_arrays(x, y), for a data set of PyTorch's from_dataset(dataset)")
     path = Path(name).expanduser()
     cache = _cache(root)
     if like is not None:
@@ -269,9 +267,8 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
         (x, y), (x_test, y_test), classes, told = parts
         size = None  # they have it
     else:
-        raise ValueError(
-            f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got {str(name)!r}"
-        )
+        raise ValueError(f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got "
+                         f"{str(name)!r}")
     built_in = name in NAMES
     options = {"size": size, "resize": resize, "digest": name if built_in else None}
     train = _from_arrays(x, y, classes=classes, **options)
@@ -282,10 +279,8 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     if told is not None:
         train.meta["white"] = told
     if len(train.classes) < 2:
-        raise ValueError(
-            f"name must be a data set of two classes or more; {str(name)!r} has one, {train.classes[0]!r}: name the "
-            "folder whose folders are the classes"
-        )
+        raise ValueError(f"name must be a data set of two classes or more; {str(name)!r} has one, "
+                         f"{train.classes[0]!r}: name the folder whose folders are the classes")
     if not len(x_test):
         raise ValueError(f"name must be a data set with test images; of {str(name)!r} every class has but one image")
     test = _from_arrays(x_test, y_test, like=train, **options)
@@ -376,19 +371,17 @@ def _torchvision(name, root, download):
         return read(root)
     except RuntimeError as error:  # torchvision's word for files that are missing or damaged
         if not download:
-            raise FileNotFoundError(
-                f"no whole copy of {name!r} in {str(root)!r}: allow the download, or give root the folder that holds it"
-            ) from error
+            raise FileNotFoundError(f"no whole copy of {name!r} in {str(root)!r}: allow the download, or give root the "
+                                    "folder that holds it") from error
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
         try:
             read(partial, download=True)
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise ConnectionError(
-                f"could not download {name!r} ({reason}). Check the network and try again; or put torchvision's files "
-                f"into {str(root)!r}; or use 'mnist5k', which needs no download"
-            ) from error
+            raise ConnectionError(f"could not download {name!r} ({reason}). Check the network and try again; or put "
+                                  f"torchvision's files into {str(root)!r}; or use 'mnist5k', which needs no "
+                                  "download") from error
         for child in Path(partial).iterdir():
             shutil.rmtree(root / child.name, ignore_errors=True)
             os.replace(child, root / child.name)

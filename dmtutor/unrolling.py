@@ -82,9 +82,8 @@ class DDConfig(Config):
         fill(self, inner_steps=max(10, turns))
         check_positive("inner_steps", self.inner_steps)
         if self.inner_steps < turns:
-            raise ValueError(
-                f"inner_steps must be at least {turns}, for every image to have its turn; got {self.inner_steps}"
-            )
+            raise ValueError(f"inner_steps must be at least {turns}, for every image to have its turn; got "
+                             f"{self.inner_steps}")
         check_step_size("lr_net", self.lr_net)
         check_not_negative("lr_lr", self.lr_lr)
         check_flag("checkpointing", self.checkpointing)
@@ -224,9 +223,8 @@ def train_as_learned(network, synthetic):
     ValueError: synthetic must bring step sizes, as the sets of dd_steps do; its meta has augment, fingerprint
     """
     if "step_sizes" not in synthetic.meta:
-        raise ValueError(
-            f"synthetic must bring step sizes, as the sets of dd_steps do; its meta has {', '.join(synthetic.meta)}"
-        )
+        raise ValueError("synthetic must bring step sizes, as the sets of dd_steps do; its meta has "
+                         f"{', '.join(synthetic.meta)}")
     step_sizes = synthetic.images.new_tensor(synthetic.meta["step_sizes"])
     rows = turns(synthetic.labels, synthetic.meta["config"]["batch_syn"], len(step_sizes))
     params = dict(network.named_parameters())
