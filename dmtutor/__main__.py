@@ -10,7 +10,7 @@ from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
 from functools import partial
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import torch
@@ -364,10 +364,8 @@ def _show(parsed):
 def _compare(parsed, names, sets, train, test, recipe):
     """Print the accuracy of sets beside that of as many random real images, under one recipe; of several kinds of sets
     the differences, too."""
-    train, test, *sets = (part.to(parsed.device, torch.float32) for part in (train, test, *sets))
-    first = sets[0]
-    train, test, *others = (part.normalized_like(first) for part in (train, test, *sets[1:]))
-    sets = [first, *others]
+    first, *others = (part.to(parsed.device, torch.float32) for part in (*sets, train, test))
+    *sets, train, test = (first, *(part.normalized_like(first) for part in others))
 
     def judge(group):
         return evaluate(group, test, networks=parsed.networks, recipe=recipe, progress=True,
@@ -377,12 +375,10 @@ def _compare(parsed, names, sets, train, test, recipe):
         print(f"{name:>9}: {result}{_by_class(result)}", flush=True)
 
     result, groups = judge(sets), judging.group(sets)
-    kinds = [judging.kind(sets[group[0]]) for group in groups]
     apart = judging.told_apart([sets[group[0]] for group in groups])
     words = {i: told for group, told in zip(groups, apart, strict=True) for i in group}
-    if len(sets) > 1:
-        for i, name in enumerate(names):
-            say(f"{name} ({words[i]})" if words[i] else str(name), result.select([i]))
+    for i, name in enumerate(names if len(sets) > 1 else ()):
+        say(f"{name} ({words[i]})" if words[i] else str(name), result.select([i]))
     short = [f"{names[g[0]]}{f' and {len(g) - 1} more' if len(g) > 1 else ''}" for g in groups]
     results = [result.select(group) for group in groups]
     for name, group, one in zip(short, groups, results, strict=True):
@@ -396,8 +392,9 @@ def _compare(parsed, names, sets, train, test, recipe):
             judge([draw(train, ipc, seed=parsed.seed + i) for i in range(parsed.random_sets)]))
     if parsed.whole:
         say("whole set", judge([train]))
-    for line in judging.differences(groups, kinds, sets, short, results):
-        print(line, flush=True)
+    for a, b in combinations(range(len(groups)), 2):
+        paired = judging.same_start(*([sets[i] for i in groups[g]] for g in (a, b)))
+        print(f"{short[a]} − {short[b]}: {judging.difference(results[a], results[b], paired)}", flush=True)
 
 
 def _random(train, ipc, seed):

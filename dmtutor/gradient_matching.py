@@ -207,21 +207,15 @@ def dc_steps(real, *, config, generator):
     Parameters
     ----------
     real : LabeledImages
-        T. The run is on its device and in its dtype.
     config : DCConfig
         DC, or DSA if it is a :class:`DSAConfig`.
     generator : torch.Generator
-        Gives the root of the run, once.
+        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
 
     Returns
     -------
     DCSteps
         An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations.
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the configuration does not fit the data.
 
     References
     ----------

@@ -87,23 +87,16 @@ def idm_steps(real, *, config, generator, classes=None):
     Parameters
     ----------
     real : LabeledImages
-        T. The run is on its device and in its dtype.
     config : IDMConfig
     generator : torch.Generator
-        Gives the root of the run, once.
     classes : sequence of int, optional
-        Condense these classes alone, as :func:`~dmtutor.dm_steps`.
+        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
 
     Returns
     -------
     IDMSteps
         An iterator of :class:`~dmtutor.steps.Step`. The sets are stored ones: :func:`~dmtutor.decode` shows them as
         networks see them.
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the configuration does not fit the data.
 
     References
     ----------

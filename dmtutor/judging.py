@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from itertools import combinations
 
 import torch
 
@@ -73,13 +72,14 @@ def listed(values):
     return ", ".join(f"{name}={format(v, '.4g') if isinstance(v, float) else v}" for name, v in values.items())
 
 
-def same_start(ours, theirs, seeds):
-    """Whether set i of one kind and set i of the other grew from the same images."""
-    same = all(ours.get(name) == theirs.get(name) for name in ("init", "counts", "factor", "name", "fingerprint"))
-    steps = [METHODS[one["method"]] for one in (ours, theirs) if one.get("method") in METHODS]
-    drawn = ours.get("method") == theirs.get("method") or (
-        len(steps) == 2 and steps[0].first_images is steps[1].first_images)
-    return same and drawn and "init" in ours and seeds[0] == seeds[1]
+def same_start(ours, theirs):
+    """Whether set i of one kind and set i of the other grew from the same images: two lists of sets."""
+    a, b = kind(ours[0]), kind(theirs[0])
+    same = all(a.get(name) == b.get(name) for name in ("init", "counts", "factor", "name", "fingerprint"))
+    steps = [METHODS[one["method"]].first_images for one in (a, b) if one.get("method") in METHODS]
+    drawn = a.get("method") == b.get("method") or (len(steps) == 2 and steps[0] is steps[1])
+    seeds = [[data.meta.get("seed") for data in side] for side in (ours, theirs)]
+    return same and drawn and "init" in a and seeds[0] == seeds[1]
 
 
 def difference(ours, theirs, paired):
@@ -94,10 +94,3 @@ def difference(ours, theirs, paired):
     low, high = t_interval(per_image)
     return (f"{100 * float(per_image.mean()):+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] "
             "(over test images only, of one set)")
-
-
-def differences(groups, kinds, sets, names, results):
-    """A line for each two kinds: the difference of their accuracies and its 95 % interval."""
-    for a, b in combinations(range(len(groups)), 2):
-        seeds = [[sets[i].meta.get("seed") for i in groups[g]] for g in (a, b)]
-        yield f"{names[a]} − {names[b]}: {difference(results[a], results[b], same_start(kinds[a], kinds[b], seeds))}"

@@ -247,21 +247,15 @@ def dd_steps(real, *, config, generator):
     Parameters
     ----------
     real : LabeledImages
-        The run is on its device and in its dtype.
     config : DDConfig
     generator : torch.Generator
-        Gives the root of the run, once.
+        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
 
     Returns
     -------
     DDSteps
         An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations, and
         ``synthetic.meta["step_sizes"]`` holds the learned step sizes.
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the configuration does not fit the data.
 
     References
     ----------

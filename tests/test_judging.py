@@ -14,7 +14,7 @@ from PIL import Image
 from test_main import JUDGE, QUICK, fails, folder, quick_recipe, run
 
 import dmtutor.__main__ as shell
-from dmtutor import Accuracies, LabeledImages, judging, load, random_subset
+from dmtutor import Accuracies, LabeledImages, from_arrays, judging, load, random_subset
 
 DATA = ["--dataset", "data.npz"]
 
@@ -75,13 +75,17 @@ def test_what_export_wrote_is_read_back(folder, capsys, export):
 
 
 def test_pairs_are_sets_that_grew_from_the_same_images():
-    base = {"method": "dm", "init": "real", "counts": [2, 2], "name": "x", "fingerprint": "f"}
-    seeds = [[0, 1], [0, 1]]
-    assert judging.same_start(base, {**base, "method": "dsa", "lr_img": 3}, seeds)
-    assert not judging.same_start(base, base, [[0, 1], [0, 2]])
-    for other in ({"method": "idm"}, {"method": "mine"}, {"init": "noise"}, {"counts": [2, 3]}, {"fingerprint": "g"}):
-        assert not judging.same_start(base, {**base, **other}, seeds)
-    assert not judging.same_start({"method": None}, {"method": None}, seeds)
+    data = from_arrays(torch.rand(4, 8, 8), [0, 0, 1, 1])
+
+    def sets(seeds=(0, 1), rows=(0, 1, 2, 3), method="dm", init="real", mark="f", **config):
+        told = {"method": method, "name": "x", "fingerprint": mark, "config": {"init": init, **config}}
+        return [replace(data.select(torch.tensor(rows)), meta={**told, "seed": seed}) for seed in seeds]
+
+    assert judging.same_start(sets(), sets(method="dsa", lr_img=3))
+    for other in (sets((0, 2)), sets(method="idm"), sets(method="mine"), sets(init="noise"), sets(mark="g"),
+                  sets(rows=(0, 1, 2))):
+        assert not judging.same_start(sets(), other)
+    assert not judging.same_start([data], [data])
 
 
 def test_a_difference_says_what_its_interval_is_over():
