@@ -73,7 +73,7 @@ ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
          "half the step": 350},
-}  # fmt: skip
+}
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
     "+ decoding": {"pool": 0, "alpha": 0, "iterations": 200},

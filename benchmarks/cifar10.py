@@ -41,6 +41,7 @@ from dmtutor import (
     train_network,
 )
 from dmtutor.condensation import METHODS, saved
+from dmtutor.steps import start
 
 FALLING = {"schedule": "linear"}
 LARGE = {"lr_img": 0.5, **FALLING}  # for DC and DSA, as the library has it; the published step is 0.1 and constant
@@ -97,13 +98,18 @@ def method_of(name):
 
 
 def config_of(name):
-    return METHODS[method_of(name).lower()][0].reference(init="real", **RUNS[name])  # DC, too: noise is published
+    config_type = METHODS[method_of(name).lower()].config_type
+    return config_type.reference(init="real", **RUNS[name])  # DC, too: noise is published
+
+
+def new_steps(real, name, seed):
+    steps_type = METHODS[method_of(name).lower()]
+    return start(steps_type, steps_type.config_type, real, config_of(name), seeded(seed))
 
 
 def condense(real, name, seed, folder):
     """Make one set; its state, losses and snapshots are saved once a minute."""
-    make_steps = METHODS[method_of(name).lower()][1]
-    steps = make_steps(real, config=config_of(name), generator=seeded(seed))
+    steps = new_steps(real, name, seed)
     path = run_file(folder, name, seed)
     run = {"state": steps.state_dict(), "losses": [], "snapshots": {0: steps.images.half()}, "seconds": 0.0}
     if path.exists():
@@ -158,7 +164,7 @@ def film(table, real, validation, name, seed, folder):
         frames.append(("average", config.iterations, run["state"]["average"]))
     for result, iteration, images in frames:
         key = {"experiment": "film", "run": name, "result": result, "ipc": config.ipc, "seed": seed,
-               "iteration": iteration}  # fmt: skip
+               "iteration": iteration}
         if table.find(**key):
             continue
         networks = 3 if config.ipc == 1 else 1
@@ -170,7 +176,7 @@ def film(table, real, validation, name, seed, folder):
             "seconds": round(run["seconds"] * iteration / len(run["losses"])),
             "norm": round(float(images.flatten(1).norm(dim=1).mean()), 2),
             "accuracies": results.pack(accuracies),
-        })  # fmt: skip
+        })
         print(f"{key}: {accuracies}", flush=True)
     if seed == 0:
         keep(real, run, name, config)
@@ -267,7 +273,7 @@ def coresets(table, real, validation, test_images):
 
 def speed(table, real, name):
     """Processor seconds of a step on this machine, to compare runs that were made on different ones."""
-    steps = METHODS[method_of(name).lower()][1](real, config=config_of(name), generator=seeded(0))
+    steps = new_steps(real, name, 0)
     for _ in range(30):
         next(steps)  # compiles
     start = time.process_time()
@@ -297,7 +303,7 @@ def main():
     real, validation, test_images = split(asked.data)
     table = Table("cifar10", command="python benchmarks/cifar10.py --data PATH.npz --runs FOLDER TASK",
                   recipes={"film, choice": str(SHORT), "test": str(LONG), "300 epochs": str(TREND),
-                           "no augmentation": str(PLAIN)})  # fmt: skip
+                           "no augmentation": str(PLAIN)})
     if asked.task == "coresets":
         coresets(table, real, validation, test_images)
         return

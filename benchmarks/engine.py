@@ -176,12 +176,12 @@ def main():
     name = f"engine_{asked.into}" if asked.into else "engine"
     table = Table(name, new=True, command="python benchmarks/engine.py --reference PATH")
     print(f"matrix product {product:.0f} GFLOP/s, as a 1×1 convolution {pointwise:.0f}, middle convolution "
-          f"{convolution:.0f}; an iteration {flop / 1e9:.0f} GFLOP")  # fmt: skip
+          f"{convolution:.0f}; an iteration {flop / 1e9:.0f} GFLOP")
     base = median(seconds[PUBLISHED[0] if asked.reference else names[0]])
     for name, values in seconds.items():
         row = {"variant": name, "seconds": [round(s, 3) for s in values], "gflop": round(flop / 1e9, 1),
                "matrix_product": round(product), "pointwise": round(pointwise),
-               "convolution": round(convolution)}  # fmt: skip
+               "convolution": round(convolution)}
         table.add(row)
         middle = median(values)
         print(f"{name:<44} {middle:6.2f} s, {flop / middle / 1e9:4.0f} GFLOP/s, {base / middle:5.2f} times as fast")

@@ -82,9 +82,9 @@ def made(folder, name, make):
 def own_sets(real, folder):
     """Paths of the sets by method."""
     dm = [made(folder, f"dm-{seed}", lambda s=seed: condense(real, ipc=10, seed=s, progress=False))
-          for seed in range(3)]  # fmt: skip
+          for seed in range(3)]
     draws = [made(folder, f"random-{seed}", lambda s=seed: random_subset(real, 10, generator=seeded(s)))
-             for seed in range(5)]  # fmt: skip
+             for seed in range(5)]
     return {"DM": dm, "Random": draws}
 
 
@@ -93,7 +93,7 @@ def train_own(path, judge, changes, seed):
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     [code] = [block for block in blocks if "LabeledImages.load" in block]
     here = [('"S.pt"', repr(str(path))), ('dmtutor.load("mnist5k")', "None, judge"), ("seed(0)", f"seed({seed})"),
-            ('S.meta["config"]["augment"]', AUGMENT)]  # fmt: skip
+            ('S.meta["config"]["augment"]', AUGMENT)]
     for old, new in (*here, *changes):
         assert old in code, old
         code = code.replace(old, new)
@@ -159,7 +159,7 @@ def inside(checkout, folder, data, *paths):
     """Where another code finds its modules, our images instead of a download, and a log for what it prints."""
     with np.load(data) as file:
         Handed.arrays = {name: file[name][: TEST if "test" in name else None]
-                         for name in ("x_train", "y_train", "x_test", "y_test")}  # fmt: skip
+                         for name in ("x_train", "y_train", "x_test", "y_test")}
     search = [str(checkout.resolve() / path) for path in paths] + sys.path
     with (
         mock.patch.object(datasets, "CIFAR10", Handed),
@@ -177,7 +177,7 @@ def published(table, test, folder, data, checkout):
     theirs, ours = folder / "theirs", folder / "ours.pt"
     flags = ("--dataset CIFAR10 --model ConvNetW32 --ipc 10 --Iteration 50 --batch_real 32 --num_exp 1 --eval_mode end "
              f"--num_eval {NETWORKS} --epoch_eval_train {NARROW.epochs} --data_path {folder} "
-             f"--save_path {theirs}")  # fmt: skip
+             f"--save_path {theirs}")
     written = theirs / "res_DM_CIFAR10_ConvNetW32_10ipc.pt"
 
     def run():
@@ -186,7 +186,7 @@ def published(table, test, folder, data, checkout):
         scores = torch.load(written, weights_only=False)["accs_all_exps"]["ConvNetW32"]  # of a run of our own
         more = their_scores(torch.load(written, weights_only=False)["data"][0], folder, data, checkout, MORE)
         return {"flags": flags.split(" --data_path")[0], "real": len(Handed.arrays["x_train"]),
-                "scores": [*map(float, scores), *more]}  # fmt: skip
+                "scores": [*map(float, scores), *more]}
 
     def judged(pair):
         return {"scores": their_scores(pair, folder, data, checkout, NETWORKS)}
@@ -258,7 +258,7 @@ def their_scores(pair, folder, data, checkout, networks):
         args = argparse.Namespace(
             device="cpu", lr_net=0.01, epoch_eval_train=NARROW.epochs, batch_train=256, dsa=True,
             dsa_strategy=EVERYTHING, dsa_param=utils.ParamDiffAug(), dc_aug_param=None,
-        )  # fmt: skip
+        )
         nets = (utils.get_network("ConvNetW32", channel, classes, size) for _ in range(networks))
         return [float(utils.evaluate_synset(i, net, *pair, testloader, args)[2]) for i, net in enumerate(nets)]
 

@@ -58,7 +58,7 @@ def make_steps(real, ipc, variant, classes=None):
     config = DMConfig.reference(
         ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=16 if variant == "blocks" else "all",
         augment="color_crop_cutout_flip_scale_rotate",
-    )  # fmt: skip
+    )
     return dm_steps(real, config=config, generator=seeded(0), classes=classes)
 
 
@@ -78,7 +78,7 @@ def mapped(path, classes):
     return LabeledImages(
         images=MappedImages(pixels, half, half), labels=torch.arange(len(pixels)) % classes,
         classes=tuple(map(str, range(classes))), mean=half, std=half,
-    )  # fmt: skip
+    )
 
 
 def one_process(ipc, classes, size, variant, on_disk=None, turn=None):
@@ -106,7 +106,7 @@ def many_processes(ipc, classes, size, variant, processes, threads, repeats=50):
     sharding.join()
     steps = make_steps(images(ipc, classes, size), ipc, variant, classes=sharding.share(classes))
     next(steps)
-    sharding.agree(None)  # together
+    sharding.wait()  # together
     start = time.perf_counter()
     for _ in range(repeats):
         next(steps)
@@ -120,7 +120,7 @@ def measure(setting):
     found = many_processes(**setting) if "processes" in setting else one_process(**setting)
     if sharding.rank() == 0:
         print(json.dumps(found))
-    sharding.leave()
+    sharding.finish()
 
 
 def main(wanted):

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmtutor import Recipe, evaluate, load, random_subset, results
 from dmtutor.condensation import METHODS
+from dmtutor.steps import start
 
 NETWORKS = 2  # for each set
 SETS = {1: 5, 10: 3}
@@ -47,8 +48,8 @@ SETTINGS = {  # method: ipc: two settings to choose from
 
 
 def new_steps(method, train, seed, changes):
-    config_type, make_steps = METHODS[method.lower()]
-    return make_steps(train, config=config_type(**changes), generator=seeded(seed))
+    steps_type = METHODS[method.lower()]
+    return start(steps_type, steps_type.config_type, train, steps_type.config_type(**changes), seeded(seed))
 
 
 def make(method, train, seed, changes):
@@ -127,7 +128,7 @@ def main(wanted):
                     print(f"{key}: {accuracies}, {row['seconds']} s", flush=True)
         for method in ("Random", *SETTINGS):
             tried = [row for row in table.rows if row["experiment"] == "search" and row["ipc"] == ipc
-                     and row["method"] == method]  # fmt: skip
+                     and row["method"] == method]
             if method != "Random" and len(tried) < len(SETTINGS[method][ipc]):
                 continue
             best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean, default={"changes": {}})

@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--reference", help="a clone of the published code")
     asked = parser.parse_args()
     table = Table("race", command="python benchmarks/race.py --data PATH.npz --reference PATH", recipe=str(RECIPE),
-                  networks=NETWORKS)  # fmt: skip
+                  networks=NETWORKS)
     if asked.reference and not any("iteration_seconds" in row for row in table.rows):
         clock(table, asked.reference)
     torch.set_num_threads(1)

@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import os
 import platform
 import re
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 import dmtutor
-from dmtutor import evaluate, results
+from dmtutor import evaluate, files, results
 
 FOLDER = Path(dmtutor.__file__).parent / "results"
 
@@ -68,9 +67,7 @@ class Table:
         if self.path.exists():
             self.content = json.loads(self.path.read_text())
         self.rows.append({**row, **self.differs})
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.content, indent=1) + "\n")
-        os.replace(partial, self.path)
+        files.write_bytes((json.dumps(self.content, indent=1) + "\n").encode(), self.path)
 
 
 def seeded(number):

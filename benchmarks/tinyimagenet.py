@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dmtutor import Recipe, condense, from_arrays, random_subset
 from dmtutor.condensation import History
+from dmtutor.files import partial
 
 NARROW = {"ipc": 1, "depth": 4, "width": 64, "iterations": 400, "compile": True}  # narrow networks are quicker
 SETTINGS = {  # all else is by the library's defaults
@@ -45,12 +46,12 @@ def decoded(data, runs):
     for part, samples in files.items():
         path = runs / f"{part}.npy"
         if not path.exists():
-            partial = path.with_suffix(".partial")
-            array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(samples), 3, 64, 64))
+            beside = partial(path)
+            array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(samples), 3, 64, 64))
             for row, (file, _) in enumerate(tqdm(samples, desc=part)):
                 array[row] = np.moveaxis(np.asarray(Image.open(file).convert("RGB")), -1, 0)
             array.flush()
-            partial.rename(path)
+            beside.rename(path)
         labels = [classes.index(label) for _, label in samples]
         like = {"like": parts[0]} if parts else {"classes": classes}
         parts.append(from_arrays(np.load(path, mmap_mode="r"), labels, **like))

@@ -1,44 +1,32 @@
 """Condense, evaluate and export from the shell: ``python -m dmtutor condense --help``."""
 
-import argparse
-import inspect
 import math
 import os
 import re
 import sys
+import tempfile
 import warnings
+from collections import Counter
+from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
+from functools import partial
+from itertools import combinations, product
+from pathlib import Path
 
 import torch
 
-from . import __version__, files, planning, sharding
+from . import files, judging, planning, sharding
 from .augmentation import SiameseAugment
 from .checks import check_device, check_positive, check_seed
-from .condensation import METHODS, begin, condense, load_run
+from .condensation import begin, condense, load_run
 from .coresets import random_subset
-from .data import NAMES, LabeledImages, load
-from .decoding import random_tiles
-from .evaluation import Recipe, evaluate
-from .exchange import check_export, export, load_exported
-from .networks import MODELS, default_depth
-from .pictures import RESIZE
-
-RECIPES = {"quick": Recipe, "reference": Recipe.reference}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors take one line."""
-
-    def error(self, message):
-        tell(f"{self.prog}: error: {message} (--help lists what there is)")
-        sys.exit(2)
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Says a default where there is one to say."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, True, False) else super()._get_help_string(action)
+from .data import LabeledImages
+from .decoding import decode, random_tiles
+from .evaluation import evaluate
+from .exchange import check_export, export, load_exported, read_set
+from .flags import RECIPES, parser, tell
+from .networks import default_depth
+from .sources import NAMES, as_made, check_fit, load
 
 
 def main(arguments=None):
@@ -46,225 +34,87 @@ def main(arguments=None):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
-    parsed = parser().parse_args(arguments)
-    told = set()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = parser(arguments).parse_args(arguments)
+    noted = set()
 
     def note(message, *_):
         """A warning, once, in one line."""
-        if str(message) not in told:
+        if str(message) not in noted:
             tell(f"note: {' '.join(str(message).split())}")
-        told.add(str(message))
+        noted.add(str(message))
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = note
-            parsed.run(parsed)
+            COMMANDS[parsed.command](parsed)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError) as error:
-        said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        message = "; ".join([str(error), *getattr(error, "__notes__", [])])
         if isinstance(error, MemoryError | OverflowError | RuntimeError):
-            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", said):
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|overflow", message):
                 raise
-            said = f"this takes more memory than there is: smaller numbers or a smaller size would do ({said})"
-        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(said.split())}")
+            message = f"this takes more memory than there is: smaller numbers or a smaller size would do ({message})"
+        tell(f"python -m dmtutor {parsed.command}: error: {' '.join(message.split())}")
         sys.exit(2)
     except KeyboardInterrupt:
         tell("\n" + "; ".join(["stopped", *getattr(parsed, "advice", [])]))
         sys.exit(130)
 
 
-def tell(line):
-    """Print one line on stderr; of the processes that ``torchrun`` started, the first alone."""
-    if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
-
-
-def parser():
-    """The command line. The flags of ``condense`` are read off the configuration."""
-    top = Parser(prog="python -m dmtutor", description="Dataset condensation in one command.")
-    top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(dest="command", required=True)
-    formatter = Help
-
-    make = commands.add_parser("condense", formatter_class=formatter, help="make a small set, say what it is worth",
-                               epilog="torchrun --nproc-per-node N -m dmtutor condense ... shares the classes among N "
-                                      "processes; on a CPU the file is the same, bit for bit.")  # fmt: skip
-    make.set_defaults(run=_condense)
-    make.add_argument("--output", required=True, metavar="S.pt",
-                      help="file to write the condensed set to, ending in .pt")  # fmt: skip
-    make.add_argument("--method", choices=METHODS, default="dm", help="how to condense")
-    make.add_argument("--setting", choices=("quick", "reference"), default="quick",
-                      help="defaults of the fields below: quick, or as published")  # fmt: skip
-    make.add_argument("--seed", type=int, default=0, help="the same seed gives the same file, bit for bit, on a CPU")
-    make.add_argument("--seeds", type=int, default=1, metavar="N",
-                      help="make N sets, S_0.pt, S_1.pt, …, from --seed on: 3 or more give an interval")  # fmt: skip
-    make.add_argument("--checkpoint", metavar="FILE",
-                      help="save the run here once a minute and when stopped, and keep the file; by default it is "
-                           "S.pt.run, until S.pt is written. The same command goes on from it")  # fmt: skip
-    make.add_argument("--history", metavar="FILE.csv", help="write iteration, loss and seconds of every tenth step")
-    make.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="just condense")
-    make.add_argument("--dry-run", action="store_true",
-                      help="say what was read, what would be done and how long it would take, and stop")  # fmt: skip
-    _data_flags(make, dataset_default="mnist5k")
-    _evaluation_flags(make)
-    group = make.add_argument_group("fields of the configuration, with their quick defaults")
-    for name, (kind, told) in _fields().items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar="X", help=told)
-
-    score = commands.add_parser("evaluate", formatter_class=formatter, help="score sets on real images")
-    score.set_defaults(run=_evaluate, evaluate=True, dry_run=False)
-    score.add_argument("files", metavar="S.pt", nargs="+",
-                       help="sets that condense wrote; 3 or more, of several seeds, give an interval")  # fmt: skip
-    _data_flags(score, dataset_default=None, told="; the one the set was made of if left out")
-    score.add_argument("--seed", type=int, default=0, help="of the networks")
-    _evaluation_flags(score)
-
-    out = commands.add_parser("export", formatter_class=formatter, help="write a set for other tools",
-                              description="Write a set as a folder of PNG (NAME), NAME.npz, NAME.safetensors, or "
-                                          "NAME.pt as the published code writes it, and say what that changes.",
-                              epilog="With --dataset networks are trained on the set before and after, the same "
-                                     "ones, and scored on its test images.")  # fmt: skip
-    out.set_defaults(run=_export, random_sets=1, model="convnet")
-    out.add_argument("file", metavar="S.pt", help="a set that condense wrote")
-    out.add_argument("output", metavar="NAME[.npz|.safetensors|.pt]", help="what to write")
-    _data_flags(out, dataset_default=None, told="; none is needed to write")
-    out.add_argument("--seed", type=int, default=0, help="of the networks")
-    out.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained")
-    _judge_augment_flag(out)
-    out.add_argument("--networks", type=int, default=3, help="how many networks are trained before and after")
-    return top
-
-
-def _fields():
-    """The fields of all methods: {name: (type for argparse, help)}.
-
-    The help is the first sentence of the docstring, and the methods grouped by their default.
-    """
-    found = {}
-    for method, (config_type, _) in METHODS.items():
-        for f in fields(config_type):
-            default = "by the data" if f.default is None else str(f.default)
-            found.setdefault(f.name, (f.type, {}))[1].setdefault(default, []).append(method)
-    kinds = {bool: _boolean, int | tuple[int, ...]: _integers, int | None: _integer_or_none,
-             int | str | None: _integer_or_word, int: int, float: float, float | None: float}  # fmt: skip
-    told = {
-        name: "; ".join(
-            default if len(methods) == len(METHODS) else f"{', '.join(methods)}: {default}"
-            for default, methods in defaults.items()
-        )
-        for name, (_, defaults) in found.items()
-    }
-    meaning = {}
-    for config_type, _ in METHODS.values():  # the last, distribution matching, has the last word
-        meaning.update(_first_sentences(config_type))
-    return {name: (kinds.get(kind, str), f"{meaning[name]} [{told[name]}]".replace("%", "%%"))
-            for name, (kind, _) in found.items()}  # fmt: skip
-
-
-def _first_sentences(config_type):
-    """{field: first sentence about it} of a numpydoc docstring."""
-    text = inspect.getdoc(config_type).partition("Parameters\n----------\n")[2].partition("\n\n")[0]
-    told = {}
-    for name, kind, lines in re.findall(r"^(\w+) : (.*)\n((?:    .*\n?)+)", text, re.M):
-        plain = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`|``(.*?)``", r"\1\2", " ".join(lines.split()))
-        words = f": {kind[1:-1]}" if kind.startswith("{") else ""
-        told[name] = re.split(r"\.(?: |$)", plain)[0] + words.replace('"', "")
-    return told
-
-
-def _data_flags(command, dataset_default, told=""):
-    command.add_argument("--dataset", default=dataset_default, metavar="NAME",
-                         help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{told}")  # fmt: skip
-    command.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
-    told_size = "" if dataset_default else "; by default to those of the set"
-    command.add_argument("--size", type=int, help=f"resize the images to size × size{told_size}")
-    told = "fit" if dataset_default else "as the set was made"
-    command.add_argument("--resize", choices=RESIZE, help="by cutting off what exceeds the square, or by bars beside "
-                                                          f"the whole image (default: {told})")  # fmt: skip
-    command.add_argument("--skip-broken", action="store_true", help="leave out files that cannot be read")
-    command.add_argument("--device", help="cpu, cuda, …")
-
-
-def _judge_augment_flag(command):
-    command.add_argument("--judge-augment", metavar="STRATEGY",
-                         help="operations with which networks are trained, on all sets that are compared, as "
-                              "crop_scale_rotate or none (default: those of the data set, whatever the set was "
-                              "condensed with)")  # fmt: skip
-
-
-def _evaluation_flags(command):
-    command.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained on the set")
-    _judge_augment_flag(command)
-    command.add_argument("--networks", type=int, default=3, help="how many networks are trained on each set")
-    command.add_argument("--random-sets", type=int, default=3, help="how many random sets are drawn to compare with")
-    command.add_argument("--model", choices=MODELS, default="convnet", help="the network that is trained on the set")
-    command.add_argument("--whole", action="store_true", help="train networks on all real images, too")
-
-
-def _integers(text):
-    try:
-        return tuple(map(int, text.split(","))) if "," in text else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, or one for each class, 10,10,3; got {text!r}") from None
-
-
-def _integer_or_none(text):
-    return None if text.lower() == "none" else int(text)
-
-
-def _integer_or_word(text):
-    return int(text) if text.removeprefix("-").isdigit() else None if text.lower() == "none" else text
-
-
-def _boolean(text):
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"must be true or false; got {text!r}")
-    return text.lower() == "true"
-
-
 def _condense(parsed):
     sharding.join()
     outputs = _outputs(parsed)
     _check(parsed)
-    config_type, _ = METHODS[parsed.method]
+    with ExitStack() as held:
+        if sharding.rank() == 0 and not parsed.dry_run:
+            for output in outputs.values():
+                held.enter_context(files.locked(output, "--output"))
+                held.enter_context(files.locked(_checkpoint(parsed, output), "checkpoint"))
+        _condense_into(parsed, outputs)
+
+
+def _condense_into(parsed, outputs):
+    config_type = parsed.method.config_type
     names = [f.name for f in fields(config_type)]
-    given = {name: getattr(parsed, name) for name in _fields() if hasattr(parsed, name)}
-    for name in given:
-        if name not in names:
-            flag, all_flags = (", ".join(f"--{n.replace('_', '-')}" for n in group) for group in ([name], names))
-            raise ValueError(f"{flag} is not a field of {parsed.method}; it has {all_flags}")
-    config = config_type.reference(**given) if parsed.setting == "reference" else config_type(**given)
+    given = {name: getattr(parsed, f"field {name}") for name in names if hasattr(parsed, f"field {name}")}
+    ipc = given.get("ipc")
+    plain = {**given, "ipc": tuple(ipc.values())} if isinstance(ipc, dict) else given  # their order is the data's
+    config = config_type.reference(**plain) if parsed.setting == "published" else config_type(**plain)
     fields_of_run = {name: getattr(config, name) for name in names}
+    if plain is not given:
+        fields_of_run["ipc"] = ipc
     train, test = _load(parsed, parsed.dataset)
     recipe = _recipe(parsed, test)
-    if parsed.evaluate:
-        recipe.check(test.images)
     checkpoints = {seed: _checkpoint(parsed, output) for seed, output in outputs.items()}
     left = 0
     for seed, checkpoint in checkpoints.items():
         begun = begin(train, parsed.method, seed=seed, device=parsed.device, **fields_of_run)
         if checkpoint.exists():
             load_run(begun, checkpoint)
+        files.check_replaced(outputs[seed], "--output", own=parsed.overwrite or _made_by(begun, seed, outputs[seed]))
         left += len(begun) - begun.iteration
-    _plan(parsed, train, test, recipe, len(outputs), begun.ipc, begun, left)
+    drawn = _drawn([(begun.ipc, begun.synthetic.meta.get("factor", 1))])
+    _plan(parsed, train, test, recipe, drawn, len(outputs), begun, left)
     if parsed.dry_run:
+        _draw_some(parsed, train)
         return
     sets = []
     for seed, output in outputs.items():
         parsed.advice = [f"the same command goes on from {checkpoints[seed]}"]
         try:
-            made = condense(train, parsed.method, seed=seed, device=parsed.device, checkpoint=checkpoints[seed],
-                            history=parsed.history, **fields_of_run)  # fmt: skip
+            synthetic = condense(train, parsed.method, seed=seed, device=parsed.device, checkpoint=checkpoints[seed],
+                                 history=parsed.history, **fields_of_run)
         except FloatingPointError:
             if not parsed.checkpoint:
                 checkpoints[seed].unlink(missing_ok=True)  # it leads nowhere
             raise
         if sharding.rank() == 0:
-            made.save(output)
-            print(f"{output}: {_images(made.counts.tolist())} of {parsed.dataset}", flush=True)
-        sets.append(made)
+            _save(synthetic, output)
+            print(f"{output}: {_images(synthetic.counts.tolist())} of {parsed.dataset}", flush=True)
+        sets.append(synthetic)
     first = sharding.rank() == 0
-    sharding.leave()
+    sharding.finish()
     if not first:
         return
     if not parsed.checkpoint:
@@ -272,7 +122,43 @@ def _condense(parsed):
             checkpoint.unlink(missing_ok=True)
     parsed.advice = [f"the sets are written: evaluate {' '.join(map(str, outputs.values()))} judges them"]
     if parsed.evaluate:
-        _compare(parsed, sets, train, test, recipe)
+        _compare(parsed, list(outputs.values()), sets, train, test, recipe)
+
+
+def _draw_some(parsed, train):
+    """A few of the images that were read, beside what would be written."""
+    from .plotting import contact_sheet
+
+    sheet = f"{parsed.output}.png"
+    if sharding.rank() == 0:
+        told = contact_sheet(train, sheet, title=f"{parsed.dataset}, training images as they are read", most=6)
+        print(f"{sheet}: as they are read, {told}")
+
+
+def _made_by(begun, seed, path):
+    """Whether the file holds what this run makes, or made when it was to have fewer iterations."""
+    try:
+        meta = LabeledImages.load(path).meta
+    except (FileNotFoundError, ValueError):
+        return False
+    ours = begun.synthetic.meta
+    differs = {name for name in ours["config"] if ours["config"][name] != meta.get("config", {}).get(name)}
+    same = all(meta.get(name) == {**ours, "seed": seed}[name] for name in ("method", "fingerprint", "seed"))
+    return same and (not differs or (differs == {"iterations"} and begun.config.schedule == "constant"))
+
+
+def _save(made, output):
+    """Write a finished set, and where the disk refuses it, elsewhere: it is the work of a whole run."""
+    try:
+        made.save(output)
+    except (OSError, ValueError) as error:
+        for folder in (tempfile.gettempdir(), "."):
+            with suppress(OSError, ValueError):
+                elsewhere = files.partial(Path(folder) / output.name).with_suffix(output.suffix)
+                made.save(elsewhere)
+                error.add_note(f"the set is finished, and lies in {str(elsewhere)!r}")
+                break
+        raise
 
 
 def _outputs(parsed):
@@ -284,6 +170,9 @@ def _outputs(parsed):
         raise ValueError(f"--output must end in .pt, the format that is written; got {parsed.output!r}")
     if parsed.history:
         files.check_output(parsed.history, "history")
+    files.check_different(output=path, checkpoint=parsed.checkpoint or f"{path}.run", history=parsed.history)
+    if parsed.dry_run:
+        _check_sheet(parsed, f"{path}.png", "the drawing of a dry run")
     if parsed.seeds == 1:
         return {parsed.seed: path}
     for flag in ("checkpoint", "history"):
@@ -292,6 +181,12 @@ def _outputs(parsed):
     seeds = range(parsed.seed, parsed.seed + parsed.seeds)
     check_seed(seeds[-1], "the last of --seeds")
     return {seed: path.with_stem(f"{path.stem}_{seed}") for seed in seeds}
+
+
+def _check_sheet(parsed, path, name):
+    from .plotting import is_sheet
+
+    files.check_replaced(files.check_output(path, name), name, own=parsed.overwrite or is_sheet(path))
 
 
 def _checkpoint(parsed, output):
@@ -304,130 +199,202 @@ def _images(ipc):
     return f"{sum(ipc)} images, {most if least == most else f'{least} to {most}'} per class"
 
 
-def _load(parsed, dataset, **changes):
-    options = {"size": parsed.size, "resize": parsed.resize or "fit", **changes}
-    return load(dataset, root=parsed.root, skip_broken=parsed.skip_broken, **options)
+def _load(parsed, dataset, files=(), sets=()):
+    """The real images; for sets that are there as those were that the first of them was made of."""
+    for name, value in (as_made(sets[0]) if sets else {}).items():
+        setattr(parsed, name, value if getattr(parsed, name) is None else getattr(parsed, name))
+    train, test = load(dataset, root=parsed.root, size=parsed.size, resize=parsed.resize, white=parsed.white,
+                       skip_broken=parsed.skip_broken)
+    for file, made in zip(files, sets, strict=True):
+        check_fit(train, made, file)
+    return train, test
 
 
 def _recipe(parsed, test):
     """The recipe of the judge's networks, of the depth for these images."""
     depth = {"depth": default_depth(test.images.shape[2:])} if parsed.model == "convnet" else {}
-    return RECIPES[parsed.recipe](model=parsed.model, augment=parsed.judge_augment, **depth)
+    recipe = RECIPES[parsed.recipe](model=parsed.model, augment=parsed.judge_augment, **depth)
+    if parsed.evaluate:
+        recipe.check(test.images)
+    return recipe
 
 
-def _plan(parsed, train, test, recipe, sets, ipc, steps=None, left=0, factor=1, augments=()):
+def _plan(parsed, train, test, recipe, drawn, sets=1, steps=None, left=0, augments=()):
     """Say in one line what was read, what will be done, and how long it will take.
 
     ``left`` steps of all runs together are still to be taken. ``augments`` are those of sets that are there already.
     """
     resized = "" if not parsed.size else f" (others {'between bars' if parsed.resize == 'pad' else 'cut to fit'})"
+    parts, most = [f"read {planning.what_was_read(train, test)}{resized}"], math.inf
     if steps:
-        factor = getattr(steps.config, "factor", 1)
-    parts = [f"read {planning.what_was_read(train, test)}{resized}"]
-    if parsed.evaluate:
-        randoms = parsed.random_sets * (2 if factor > 1 else 1)  # random tiles, too
-        judges = (sets + randoms + parsed.whole) * parsed.networks
-        judging = 0.0
-        if sharding.rank() == 0:
-            some = _random(train, ipc, 0)
-            some = replace(some, meta={**some.meta, "factor": factor})
-            device = parsed.device or train.images.device
-            judging = planning.judge_seconds(some.to(device), test.to(device), recipe, judges)
-        sharding.agree(None)  # the other processes wait
-    if steps:
-        config = steps.config
-        done = len(steps) * sets - left
-        pool = planning.pool_seconds(steps)
+        config, done = steps.config, len(steps) * sets - left
+        step, pool = planning.step_seconds(steps), planning.pool_seconds(steps)
+        most = sets * (len(steps) * step + pool)
+        uneven = f" ({planning.each(train.classes, steps.ipc)})" if len(set(steps.ipc)) > 1 else ""
         parts.append(
-            f"{parsed.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(ipc)}: {len(steps)} steps"
+            f"{steps.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(steps.ipc)}{uneven}: {len(steps)} steps"
             f"{' each' if sets > 1 else ''}{f', {done} of them done' if done else ''}, augmentation {config.augment}, "
             f"network of depth {config.depth} and width {config.width}, "
-            f"about {planning.about(left * planning.step_seconds(steps) + math.ceil(left / len(steps)) * pool)}"
-        )
-    if parsed.evaluate:
-        network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
-        own = {train.meta.get("augment", "none"), *augments}
-        augment = recipe.augment or " or ".join(sorted(own))
-        parts.append(
-            f"{'then ' if steps else ''}{judges} {network} to judge, augmentation {augment}, "
-            f"about {planning.about(judging)}"
+            f"about {planning.about(left * step + math.ceil(left / len(steps)) * pool)}"
         )
     if sharding.rank() == 0:
+        if parsed.evaluate:
+            network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
+            augment = recipe.augment or " or ".join(sorted({train.meta.get("augment", "none"), *augments}))
+            parts.append(f"{'then ' if steps else ''}{network} to judge, augmentation {augment}: "
+                         f"{_plan_judging(parsed, train, test, recipe, drawn, sets, most)}")
         print("; ".join(parts), file=sys.stdout if parsed.dry_run else sys.stderr, flush=True)
+    sharding.wait()
+
+
+def _plan_judging(parsed, train, test, recipe, drawn, sets, most):
+    """How many networks judge what, and how long; where no flag says it at most 3 and 3, in ``most`` seconds."""
+    ipc, factor = max(drawn, key=lambda one: sum(one[0]))
+    random = _random(train, ipc, 0)
+    random = replace(random, meta={**random.meta, "factor": factor})
+    device = torch.device(parsed.device or train.images.device)
+    at_once = torch.get_num_threads() if device.type == "cpu" else 1
+    a_round = planning.judge_seconds(random.to(device), test.to(device), recipe, at_once)
+
+    def told(networks, random_sets):
+        judged = {"the set" if sets == 1 else f"{sets} sets": sets, "random images": len(drawn) * random_sets,
+                  "all images": parsed.whole}
+        return {name: (n * networks, a_round * math.ceil(n * networks / at_once)) for name, n in judged.items() if n}
+
+    def seconds(choice):
+        return sum(time for _, time in told(*choice).values()), choice
+
+    open_to = [range(1, 4) if given is None else [given] for given in (parsed.networks, parsed.random_sets)]
+    choices = sorted(product(*open_to), key=seconds, reverse=True)
+    chosen = next((choice for choice in choices if seconds(choice)[0] <= most), choices[-1])
+    parsed.networks, parsed.random_sets = chosen
+    parts = [f"{n} on {name}, about {planning.about(time)}" for name, (n, time) in told(*chosen).items()]
+    fewer = " (fewer, to take no longer than condensing: --networks 3 --random-sets 3)" if chosen != choices[0] else ""
+    return ", ".join(parts) + fewer
+
+
+def _drawn(sets):
+    """What random images are drawn for such sets, (images per class, factor): of each as many, and as many tiles."""
+    return list(dict.fromkeys((tuple(ipc), tiles) for ipc, factor in sets for tiles in sorted({1, factor})))
 
 
 def _evaluate(parsed):
     _check(parsed)
-    sets = [LabeledImages.load(file) for file in parsed.files]
+    if twice := [file for file, n in Counter(map(os.path.realpath, parsed.files)).items() if n > 1]:
+        raise ValueError(f"the sets must be different files; {os.path.relpath(twice[0])!r} is there twice")
+    sets = [read_set(file) for file in parsed.files]
     first, name = sets[0], sets[0].meta.get("name")
     for file, other in zip(parsed.files, sets, strict=True):
         if other.images.shape[1:] != first.images.shape[1:] or other.classes != first.classes:
             raise ValueError(f"the sets must have the same classes and size; got {other} in {file}, {first} before")
-        if parsed.dataset is None and (other.meta.get("name") != name or name not in NAMES):
-            raise ValueError(
-                f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a file or "
-                "folder"
-            )
-    height, width = first.images.shape[2:]
-    parsed.size = parsed.size or (height if height == width else None)
-    parsed.resize = parsed.resize or first.meta.get("resize")
-    train, test = _load(parsed, parsed.dataset or name)
-    _check_fit(train, first)
+        decode(other)  # raises a ValueError where that is not possible
+        if empty := [known for known, n in zip(other.classes, other.counts, strict=True) if not n]:
+            raise ValueError(f"a set must hold images of every class; {file} has none of {', '.join(empty[:8])}")
+        built_in = name in NAMES and other.meta.get("built_in", True)  # a folder may have any name
+        if parsed.dataset is None and not (built_in and other.meta.get("name") == name):
+            raise ValueError(f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a "
+                             "file or folder")
+    train, test = _load(parsed, parsed.dataset or name, parsed.files, sets)
     recipe = _recipe(parsed, test)
-    recipe.check(test.images)
     augments = [data.meta.get("augment", "none") for data in sets]
     for augment in augments:
         SiameseAugment(augment)  # raises a ValueError for one that is unknown
-    factor = first.meta.get("factor", 1)
-    _plan(parsed, train, test, recipe, len(sets), first.counts.tolist(), factor=factor, augments=augments)
-    _compare(parsed, [data.normalized_like(first) for data in sets], train, test, recipe)
+    drawn = _drawn((data.counts.tolist(), data.meta.get("factor", 1)) for data in sets)
+    _plan(parsed, train, test, recipe, drawn, len(sets), augments=augments)
+    _compare(parsed, parsed.files, sets, train, test, recipe)
 
 
 def _export(parsed):
-    check_export(parsed.output, "output")
+    if check_export(parsed.output, "output").suffix:
+        files.check_different(file=parsed.file, output=parsed.output)
+        files.check_replaced(parsed.output, "output", own=parsed.overwrite)
     _check(parsed)
-    synthetic = LabeledImages.load(parsed.file)
+    synthetic = read_set(parsed.file)
     if parsed.dataset is not None:
-        height, width = synthetic.images.shape[2:]
-        parsed.size = parsed.size or (height if height == width else None)
-        parsed.resize = parsed.resize or synthetic.meta.get("resize")
-        _, test = _load(parsed, parsed.dataset)
-        _check_fit(test, synthetic)
+        _, test = _load(parsed, parsed.dataset, [parsed.file], [synthetic])
         recipe = _recipe(parsed, test)
-        recipe.check(test.images)
     cost = export(synthetic, parsed.output)
     exported = load_exported(parsed.output)
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (exported.mean, exported.std))
     print(f"{parsed.output}: {len(exported)} images, normalisation by mean {mean} and std {std}; {cost}", flush=True)
     if parsed.dataset is None:
         return
-    found = []
+    results = []
     for name, one in (("before", synthetic), ("after", exported)):
-        real, one = test.normalized_like(one).to(parsed.device), one.to(parsed.device)
+        real, one = (part.to(parsed.device, torch.float32) for part in (test.normalized_like(one), one))
         draws = torch.Generator().manual_seed(parsed.seed)
-        found.append(evaluate(one, real, networks=parsed.networks, recipe=recipe, generator=draws, progress=True))
-        print(f"{name:>10}: {found[-1]}", flush=True)
-    print(f"{'change':>10}: {found[1].difference(found[0])}")
+        results.append(evaluate(one, real, networks=parsed.networks, recipe=recipe, generator=draws, progress=True))
+        print(f"{name:>10}: {results[-1]}", flush=True)
+    print(f"{'change':>10}: {results[1].difference(results[0])}")
 
 
-def _compare(parsed, sets, train, test, recipe):
-    """Print the accuracy of sets beside that of as many random real images, under one recipe."""
-    train, test, *sets = (part.to(parsed.device) for part in (train, test, *sets))
-    train, test = train.normalized_like(sets[0]), test.normalized_like(sets[0])
-    most = torch.stack([data.counts for data in sets]).max(0).values.tolist()
-    randoms = [_random(train, most, parsed.seed + i) for i in range(parsed.random_sets)]
-    compared = {"condensed": sets, "random": randoms}
-    factor = max(data.meta.get("factor", 1) for data in sets)
-    if factor > 1:
-        compared["tiles"] = [_random_tiles(train, most, factor, parsed.seed + i) for i in range(parsed.random_sets)]
-    if parsed.whole:
-        compared["whole set"] = [train]
-    for name, group in compared.items():
-        result = evaluate(
-            group, test, networks=parsed.networks, recipe=recipe, progress=True,
-            generator=torch.Generator().manual_seed(parsed.seed),
-        )  # fmt: skip
+def _info(parsed):
+    data = read_set(parsed.file)
+    counts, meta, (channels, height, width) = data.counts.tolist(), dict(data.meta), data.images.shape[1:]
+    config = meta.pop("config", {})
+    built_in = meta.pop("built_in", True) and meta.get("name") in NAMES
+    method, name, seed, mark, versions = (
+        meta.pop(key, None) for key in ("method", "name", "seed", "fingerprint", "versions"))
+    told = {
+        "method": f"{method or 'unknown'}, seed {'unknown' if seed is None else seed}",
+        "data": f"{name or 'unknown'}, {'built in' if built_in else 'a file or folder'}, fingerprint {mark}",
+        "images": f"{_images(counts)} ({planning.each(data.classes, counts)}), {height}×{width} "
+                  f"{'grey' if channels == 1 else 'RGB'}",
+        "fields": judging.listed(judging.changed(data)) if config else None,
+        "versions": judging.listed(versions) if isinstance(versions, dict) else versions, **meta,
+    }
+    for key, value in told.items():
+        if value is not None:
+            print(f"{key:>9}: {value}")
+
+
+def _show(parsed):
+    from .plotting import contact_sheet
+
+    output = Path(f"{Path(parsed.file)}.png" if parsed.output is None else parsed.output)
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"--output must end in .png; got {parsed.output!r}")
+    files.check_different(file=parsed.file, output=output)
+    _check_sheet(parsed, output, "--output")
+    data = read_set(parsed.file)
+    title = f"{Path(parsed.file).name}: {data.meta.get('method', 'unknown')}, seed {data.meta.get('seed', 'unknown')}"
+    print(f"{output}: {contact_sheet(data, output, title=title)}")
+
+
+def _compare(parsed, names, sets, train, test, recipe):
+    """Print the accuracy of sets beside that of as many random real images, under one recipe; of several kinds of sets
+    the differences, too."""
+    first, *others = (part.to(parsed.device, torch.float32) for part in (*sets, train, test))
+    *sets, train, test = (first, *(part.normalized_like(first) for part in others))
+
+    def judge(group):
+        return evaluate(group, test, networks=parsed.networks, recipe=recipe, progress=True,
+                        generator=torch.Generator().manual_seed(parsed.seed))
+
+    def say(name, result):
         print(f"{name:>9}: {result}{_by_class(result)}", flush=True)
+
+    result, groups = judge(sets), judging.group(sets)
+    apart = judging.told_apart([sets[group[0]] for group in groups])
+    words = {i: told for group, told in zip(groups, apart, strict=True) for i in group}
+    for i, name in enumerate(names if len(sets) > 1 else ()):
+        say(f"{name} ({words[i]})" if words[i] else str(name), result.select([i]))
+    short = [f"{names[g[0]]}{f' and {len(g) - 1} more' if len(g) > 1 else ''}" for g in groups]
+    results = [result.select(group) for group in groups]
+    for name, group, one in zip(short, groups, results, strict=True):
+        if len(groups) == 1 or len(group) > 1:
+            say(name if len(groups) > 1 else "condensed", one)
+    drawn = _drawn((data.counts.tolist(), data.meta.get("factor", 1)) for data in sets) if parsed.random_sets else []
+    for ipc, factor in drawn:
+        draw = _random if factor == 1 else partial(_random_tiles, factor=factor)
+        of = f", {_images(ipc)}" if len({ipc for ipc, _ in drawn}) > 1 else ""
+        say(f"{'random' if factor == 1 else 'tiles'}{of}",
+            judge([draw(train, ipc, seed=parsed.seed + i) for i in range(parsed.random_sets)]))
+    if parsed.whole:
+        say("whole set", judge([train]))
+    for a, b in combinations(range(len(groups)), 2):
+        paired = judging.same_start(*([sets[i] for i in groups[g]] for g in (a, b)))
+        print(f"{short[a]} − {short[b]}: {judging.difference(results[a], results[b], paired)}", flush=True)
 
 
 def _random(train, ipc, seed):
@@ -436,7 +403,7 @@ def _random(train, ipc, seed):
     return random_subset(train, ipc, generator=torch.Generator().manual_seed(seed))
 
 
-def _random_tiles(train, ipc, factor, seed):
+def _random_tiles(train, ipc, seed, factor):
     """Random images, factor² in the pixels of one, or as many as there are."""
     ipc = tuple(max(1, min(n, have // factor**2)) for n, have in zip(ipc, train.counts.tolist(), strict=True))
     return random_tiles(train, ipc, factor=factor, generator=torch.Generator().manual_seed(seed))
@@ -452,19 +419,12 @@ def _by_class(result):
     return f"; balanced {100 * result.balanced.mean:.1f} %, least {100 * each[least]:.1f} % ({result.classes[least]})"
 
 
-def _check_fit(real, synthetic):
-    if real.images.shape[1:] != synthetic.images.shape[1:] or real.classes != synthetic.classes:
-        pairs = zip(real.classes, synthetic.classes, strict=False)
-        differ = next((f", class {ours!r} for {theirs!r}" for ours, theirs in pairs if ours != theirs), "")
-        raise ValueError(
-            f"--dataset must have the classes and the size of the set; got {real} for {synthetic}{differ}"
-        )
-
-
 def _check(parsed):
     check_seed(parsed.seed, "--seed")
-    for name in ("networks", "random_sets"):
-        check_positive(f"--{name.replace('_', '-')}", getattr(parsed, name))
+    if parsed.networks is not None:
+        check_positive("--networks", parsed.networks)
+    if parsed.random_sets:  # 0 is none
+        check_positive("--random-sets, if not 0,", parsed.random_sets)
     if parsed.judge_augment is not None:
         try:
             SiameseAugment(parsed.judge_augment)
@@ -473,6 +433,8 @@ def _check(parsed):
     if parsed.device is not None:
         check_device(parsed.device, "--device")
 
+
+COMMANDS = {"condense": _condense, "evaluate": _evaluate, "export": _export, "info": _info, "show": _show}
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,8 @@
 """Arrays as users have them, brought into one form: images (n, C, H, W), labels in 0 … K−1."""
 
+import hashlib
 import re
+import unicodedata
 
 import numpy as np
 import torch
@@ -8,13 +10,12 @@ from PIL import Image
 
 from . import pictures
 
-SPELLINGS = {"x": ("x", "image", "images", "imgs", "data"), "y": ("y", "label", "labels", "target", "targets"),
-             "classes": ("classes", "classnames", "labelnames")}  # fmt: skip
+ARCHIVES = (("x_train", "y_train", "x_test", "y_test"),  # as Keras has them, and MedMNIST
+            ("train_images", "train_labels", "test_images", "test_labels"))
 MOST = 10**6  # classes: labels beyond it are numbers of something else
-KINDS = {spelling: kind for kind, spellings in SPELLINGS.items() for spelling in spellings}
 
 
-def images(x, *, size=None, resize="fit"):
+def images(x, *, size=None, resize="fit", white=None):
     """Images of any layout as one array.
 
     Parameters
@@ -25,11 +26,15 @@ def images(x, *, size=None, resize="fit"):
         Resize to size × size.
     resize : {"fit", "pad"}
         As :func:`~dmtutor.pictures.resized`.
+    white : int, optional
+        The value of white in PIL images of more than 8 bits.
 
     Returns
     -------
-    array, (n, C, H, W)
-        uint8 or floating; C is 1 or 3.
+    x : array, (n, C, H, W)
+        uint8, or floating in [0, 1]; C is 1 or 3.
+    white : int or None
+        The value of white, if there was such an image.
 
     Raises
     ------
@@ -37,24 +42,29 @@ def images(x, *, size=None, resize="fit"):
         If it is none, with what would make it one.
     """
     if isinstance(x, list | tuple) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim == 1):
-        x = _stack(list(map(_array, x)), size, resize)
+        told = pictures.told_white([pictures.bright(part) for part in x if isinstance(part, Image.Image)], white)
+        x = _stack([_array(part, white) for part in x], size, resize)
+    else:
+        told = None
     x = _layout(_array(x))
+    _check_range([x])
     if size is not None and x.shape[2:] != (size, size):
         x = np.stack([pictures.resized(image, size, resize) for image in x])
-    return x
+    return x, told
 
 
-def _array(x):
+def _array(x, white=None):
     """An array of anything like one."""
     if isinstance(x, Image.Image):
-        return np.asarray(pictures.flat(x))
+        return np.asarray(pictures.flat(x, white))
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = x.float() if x.dtype == torch.bfloat16 else x
     if np.ma.is_masked(x):
         raise ValueError("x must not be a masked array: what is masked is unknown; use x.filled(...)")
     try:
-        return x if isinstance(x, np.ndarray) else np.asarray(x)
+        x = x if isinstance(x, np.ndarray) else np.asarray(x)
+        return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
     except ValueError as error:
         raise ValueError("x and y must be arrays, or become arrays; got lists of different lengths") from error
 
@@ -65,11 +75,11 @@ def _stack(parts, size, resize):
         return np.stack(parts)
     shapes = sorted({str(part.shape) for part in parts})
     if size is None:
-        raise ValueError(
-            f"x must hold images of one shape; got {len(shapes)}, such as {' and '.join(shapes[:2])}: give size=64, "
-            "say, to resize them all"
-        )
-    made = [pictures.resized(_layout(part[None])[0], size, resize) for part in parts]
+        raise ValueError(f"x must hold images of one shape; got {len(shapes)}, such as {' and '.join(shapes[:2])}: "
+                         "give size=64, say, to resize them all")
+    parts = [_layout(part[None])[0] for part in parts]
+    _check_range(parts)  # what lies outside would be clipped
+    made = [pictures.resized(part, size, resize) for part in parts]
     if len({image.shape for image in made}) > 1:
         raise ValueError("x must be all grey or all of three channels; got both: repeat the grey one three times")
     return np.stack(made)
@@ -85,11 +95,23 @@ def _layout(x):
     elif x.ndim == 4 and shape[-1] in (1, 3):
         x = np.moveaxis(x, -1, 1)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.size:
-        raise ValueError(
-            "x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; "
-            f"got {shape}{_remedy_for_shape(shape)}"
-        )
+        raise ValueError("x must be images (n, H, W), (n, H, W, C) or (n, C, H, W) with n ≥ 1 and C = 1 or 3; "
+                         f"got {shape}{_remedy_for_shape(shape)}")
     return x
+
+
+def _check_range(parts):
+    """Raise a ValueError for floating pixels that are no numbers in [0, 1]."""
+    floating = [part for part in parts if part.dtype.kind == "f"]
+    if not floating:
+        return
+    low, high = min(float(part.min()) for part in floating), max(float(part.max()) for part in floating)
+    if not all(np.isfinite(part).all() for part in floating):
+        raise ValueError("x must hold no NaN or infinite pixels")
+    if low < 0 or high > 1:
+        remedy = f"divide by {'255' if high <= 255 else 'the value of white'}"
+        raise ValueError(f"x must be uint8, or floating in [0, 1]; got {floating[0].dtype} in [{low:.3g}, {high:.3g}]: "
+                         f"{'undo the normalisation, x * std + mean' if low < 0 else remedy}")
 
 
 def _remedy_for_type(x):
@@ -97,8 +119,11 @@ def _remedy_for_type(x):
         return ": use x.astype('uint8') * 255"
     if x.dtype.kind not in "iu" or not x.size:
         return ""
-    if x.min() >= 0 and x.max() <= 255:
-        return ": use x.astype('uint8')"
+    if x.min() < 0:
+        return f" from {x.min()} to {x.max()}: bring black to 0 and white to 255" + (
+            ", x.view('uint8') if these were bytes" if x.dtype == np.int8 else "")
+    if x.max() <= 255:
+        return f": use x.astype('uint8'){' * 255' if x.max() <= 1 else ''}"
     return f" up to {x.max()}: divide by the value of white, (x / 65535).astype('float32') for 16 bits"
 
 
@@ -113,11 +138,21 @@ def _remedy_for_shape(shape):
     return ": choose the three channels that are to be seen, say x[..., [3, 2, 1]] or x[:, [3, 2, 1]]"
 
 
-def remedy_for_range(low, high):
-    """What to do about floating pixels in [low, high]."""
-    if low < 0:
-        return "undo the normalisation, x * std + mean"
-    return "divide by 255" if high <= 255 else "divide by the value of white"
+def natural(name):
+    """A key to sort names by, in which numbers count: 2 before 10.
+
+    Examples
+    --------
+    >>> sorted(["10", "9", "a10", "a9"], key=natural)
+    ['9', '10', 'a9', 'a10']
+    """
+    parts = re.split(r"(\d+)", name)  # text and digits in turn
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def plain(name):
+    """The name of a class as text, in one of the two ways of writing é."""
+    return unicodedata.normalize("NFC", name.decode() if isinstance(name, bytes) else str(name))
 
 
 def labels(y, classes=None):
@@ -126,7 +161,7 @@ def labels(y, classes=None):
     Parameters
     ----------
     y : array or Tensor, (n,) or (n, 1), of integers or of strings
-        Strings are names of classes, numbered in the order of ``classes``, or sorted.
+        Strings are names of classes, numbered in the order of ``classes``, or sorted, numbers by their value.
     classes : sequence of str, optional
 
     Returns
@@ -145,22 +180,22 @@ def labels(y, classes=None):
     >>> labels(["dog", "cat", "dog"])
     (array([1, 0, 1]), ('cat', 'dog'))
     """
-    if isinstance(classes, str) or (classes is not None and len(set(map(str, classes))) < len(classes)):
+    names = None if classes is None else tuple(map(plain, classes))
+    if isinstance(classes, str | bytes) or (names and len(set(names)) < len(names)):
         raise ValueError(f"classes must be a sequence of different names; got {classes!r}")
-    names = None if classes is None else tuple(map(str, classes))
     y = np.asarray(_array(y))
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2:
         raise ValueError(f"y must hold one integer per image; got shape {y.shape}: one row of scores? y.argmax(1)")
     if y.dtype.kind in "UST" or (y.dtype == object and all(isinstance(name, str) for name in y)):
-        y = y.astype(str)
-        known = names or tuple(map(str, np.unique(y)))
+        y = list(map(plain, y.tolist()))
+        known = names or tuple(sorted(set(y), key=natural))
         number = {name: i for i, name in enumerate(known)}
-        unknown = sorted(set(y.tolist()) - set(known))
+        unknown = sorted(set(y) - set(known))
         if unknown:
             raise ValueError(f"y must be names of the classes, {_some(known)}; got {_some(unknown)}")
-        return np.array([number[name] for name in y.tolist()], dtype=np.int64), known
+        return np.array([number[name] for name in y], dtype=np.int64), known
     if y.dtype.kind not in "iu":
         whole = y.dtype.kind == "f" and y.size and np.isfinite(y).all() and (y == y.round()).all()
         raise ValueError(f"y must be integers; got {y.dtype}{': use y.astype(int)' if whole else ''}")
@@ -174,26 +209,37 @@ def _some(names, most=12):
     return ", ".join(map(repr, names[:most])) + (", …" if len(names) > most else "")
 
 
-def held_out(y):
+def held_out(y, keys):
     """Which images are the test part where there is none: (n,), bool.
 
-    Of every class a fifth, in a random order that is always the same; one of two to four images; none of one.
+    About a fifth of every class, of two images one: those whose key says so. So images that are added move no others.
+
+    Parameters
+    ----------
+    y : array, (n,), integers
+    keys : sequence of bytes
+        Of each image its name, or its contents: a copy is in the same part.
 
     Examples
     --------
-    >>> [int(held_out(np.zeros(n)).sum()) for n in (1, 2, 4, 5, 9, 10)]
-    [0, 1, 1, 1, 1, 2]
+    >>> names = [f"{i}.png".encode() for i in range(1000)]
+    >>> test = held_out(np.zeros(1000), names)
+    >>> int(test.sum()), bool((test[:500] == held_out(np.zeros(500), names[:500])).all())
+    (203, True)
     """
-    order = np.random.RandomState(0).permutation(len(y))  # the legacy generator's stream is frozen for good
-    test = np.zeros(len(y), dtype=bool)
+    draws = np.array([int.from_bytes(hashlib.sha256(key).digest()[:6], "big") for key in keys]) / 2**48
+    test = draws < 0.2
     for c in np.unique(y):
-        of_class = order[y[order] == c]
-        test[of_class[: max(len(of_class) // 5, len(of_class) > 1)]] = True
+        rows = np.flatnonzero(y == c)
+        if test[rows].all():
+            test[rows[draws[rows].argmax()]] = False
+        elif not test[rows].any() and len(rows) > 1:
+            test[rows[draws[rows].argmin()]] = True
     return test
 
 
 def read_npz(path):
-    """Images and labels of an ``.npz`` file, under any of their usual names.
+    """Images and labels of an ``.npz`` file, under the names of :data:`ARCHIVES`; without a test part, divided.
 
     Returns
     -------
@@ -217,48 +263,26 @@ def read_npz(path):
         raise FileNotFoundError(f"no such file: {str(path)!r}") from None
     except Exception as error:  # a damaged archive shows in many ways
         why = "it holds Python objects, not numbers: save plain arrays" if "allow_pickle" in str(error) else error
-        raise ValueError(
-            f"{str(path)!r} must be an .npz file with arrays x_train, y_train, x_test, y_test; {why}"
-        ) from error
+        raise ValueError(f"{str(path)!r} must be an .npz file with arrays x_train, y_train, x_test, y_test; "
+                         f"{why}") from error
 
 
 def _parts(file):
-    found, left_out = {}, []
-    for name in file.files:
-        key = _spelled(name)
-        if key in found:
-            raise ValueError(f"its arrays {found[key]!r} and {name!r} say the same")
-        if key is None:
-            left_out.append(name)
-        else:
-            found[key] = name
-    classes = found.pop(("classes", "train"), None)
-    held = next((part for part in ("test", "val") if ("x", part) in found or ("y", part) in found), None)
-    wanted = [("x", "train"), ("y", "train"), *([("x", held), ("y", held)] if held else [])]
-    missing = [f"{kind}_{part}" for kind, part in wanted if (kind, part) not in found]
+    names = max(ARCHIVES, key=lambda names: sum(name in file for name in names))
+    wanted = names if names[2] in file or names[3] in file else names[:2]
+    missing = [name for name in wanted if name not in file]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}; it holds {', '.join(file.files) or 'nothing'}")
-    left_out += [name for key, name in found.items() if key not in wanted]
-    arrays = [file[found[key]] for key in wanted]
-    names = None if classes is None else [str(c) for c in file[classes]]
+    left_out = [name for name in file.files if name not in (*wanted, "classes")]
+    arrays = [file[name] for name in wanted]
+    classes = list(map(plain, file["classes"])) if "classes" in file else None
     if len({y.dtype.kind in "iufb" for y in arrays[1::2]}) > 1:
         kinds = " and ".join(str(y.dtype) for y in arrays[1::2])
         raise ValueError(f"its labels must be numbers in both parts, or names in both; they are {kinds}")
-    if not held:
+    if len(arrays) == 2:
         x, y = arrays
         if not x.ndim or x.shape[:1] != y.shape[:1]:
             raise ValueError(f"its labels must be one for each image; the shapes are {x.shape} and {y.shape}")
-        test = held_out(labels(y, names)[0])
+        test = held_out(labels(y, classes)[0], [image.tobytes() for image in x])
         arrays = [x[~test], y[~test], x[test], y[test]]
-    return (*zip(arrays[::2], arrays[1::2], strict=True), names, left_out)
-
-
-def _spelled(name):
-    """Which array it is by its name: ("x", "train") for "X_train", "train_images", "images", … ; None if none."""
-    letters = re.sub("[^a-z]", "", name.lower())
-    for part, spellings in (("train", ("training", "train")), ("test", ("testing", "test")),
-                            ("val", ("validation", "valid", "val")), ("train", ("",))):  # fmt: skip
-        for spelling in spellings:
-            if spelling in letters and letters.replace(spelling, "", 1) in KINDS:
-                return KINDS[letters.replace(spelling, "", 1)], part
-    return None
+    return (*zip(arrays[::2], arrays[1::2], strict=True), classes, left_out)

@@ -193,10 +193,8 @@ class SiameseAugment:
         names = [] if strategy == "none" else str(strategy).split("_")
         unknown = [name for name in names if name not in OPERATIONS]
         if unknown or len(set(names)) < len(names):
-            raise ValueError(
-                f"augment must be 'none', or different operations of {', '.join(OPERATIONS)} joined by underscores; "
-                f"got {strategy!r}"
-            )
+            raise ValueError(f"augment must be 'none', or different operations of {', '.join(OPERATIONS)} joined by "
+                             f"underscores; got {strategy!r}")
         self.strategy = strategy
         self.operations = [OPERATIONS[name] for name in names]
 

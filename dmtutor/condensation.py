@@ -2,43 +2,39 @@
 
 import csv
 import time
+import warnings
 from contextlib import closing
 from dataclasses import fields, replace
 
 import torch
 from tqdm.auto import tqdm
 
-from . import files, sharding
-from .beyond import IDMConfig, idm_steps
+from . import files, interrupts, sharding
 from .checks import check_seed
-from .data import check_set
-from .distribution_matching import DMConfig, dm_steps
-from .gradient_matching import DCConfig, DSAConfig, dc_steps
-from .unrolling import DDConfig, dd_steps
+from .data import check_set, ipc_of_names
+from .distribution_matching import DMSteps
+from .gradient_matching import DCSteps, DSASteps
+from .idm import IDMSteps
+from .steps import Steps, start
+from .unrolling import DDSteps
 
 BOUND = 10.0  # no pixel of a set that teaches anything is so bright, where white is 1
-METHODS = {
-    "dd": (DDConfig, dd_steps),
-    "dc": (DCConfig, dc_steps),
-    "dsa": (DSAConfig, dc_steps),
-    "idm": (IDMConfig, idm_steps),
-    "dm": (DMConfig, dm_steps),
-}
+METHODS = {steps_type.method: steps_type for steps_type in (DDSteps, DCSteps, DSASteps, IDMSteps, DMSteps)}
 
 
 def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, checkpoint=None, history=None,
-             **config_fields):  # fmt: skip
+             **config_fields):
     """Condense a training set into ``ipc`` synthetic images per class.
 
     Parameters
     ----------
     train : LabeledImages
-    method : {"dm", "idm", "dsa", "dc", "dd"}
+    method : {"dm", "idm", "dsa", "dc", "dd"} or type
         Distribution matching, its improved form, gradient matching with Siamese augmentation and without, or dataset
-        distillation.
-    ipc : int or tuple of int
-        Images per class, or of each class in order. Where they start as real ones, an integer is at most what a class
-        has, with a warning.
+        distillation; or a class of your own, derived from :class:`~dmtutor.steps.Steps`.
+    ipc : int, tuple of int, or dict of str to int
+        Images per class, of each class in order, or by the classes' names. Where they start as real ones, an integer is
+        at most what a class has, with a warning.
     seed : int
         On a CPU the same seed gives the same bits. A number, where functions that a program composes take a generator:
         it stands in the set's ``meta``, for the one call or command that makes the set again.
@@ -54,7 +50,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         Write a table to this CSV file as the run goes on: iteration, loss and seconds of every tenth step.
     **config_fields
         Other fields of the method's configuration: :class:`DMConfig`, :class:`IDMConfig`, :class:`DSAConfig`,
-        :class:`DCConfig`, :class:`DDConfig`.
+        :class:`DCConfig`, :class:`DDConfig`, or the ``config_type`` of your class.
 
     Returns
     -------
@@ -82,6 +78,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     >>> condense(train, ipc=1, iterations=2, progress=False)
     LabeledImages(10 images of 1×28×28, 10 classes)
     """
+    files.check_different(checkpoint=checkpoint, history=history)
     steps = begin(train, method, ipc=ipc, seed=seed, device=device, **config_fields)
     first = sharding.rank() == 0
     if checkpoint is not None:
@@ -94,7 +91,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     steps.progress = progress and first
     rows = History(history, steps.iteration) if history is not None and first else None
     images = len(train.classes) * steps.config.batch_real + sum(steps.ipc)  # in a step
-    bar = tqdm(total=len(steps), initial=steps.iteration, desc=method, unit="step", disable=not (progress and first))
+    bar = tqdm(total=len(steps), initial=steps.iteration, desc=steps.method, unit="step", disable=not steps.progress)
     run = (step for step in steps) if checkpoint is None else saved(steps, lambda: save_run(steps, checkpoint))
 
     with bar, closing(run):
@@ -109,7 +106,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
                     rows.add(step.iteration, loss)
     synthetic = steps.synthetic
     images, labels = sharding.gather(synthetic.images), sharding.gather(synthetic.labels)
-    return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": seed})
+    return replace(synthetic.to("cpu"), images=images, labels=labels, meta={**synthetic.meta, "seed": int(seed)})
 
 
 def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
@@ -121,21 +118,26 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
         Of this process's classes, where processes share the work.
     """
     check_set(train, "train")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    steps_type = METHODS.get(method) if isinstance(method, str) else method
+    if not (isinstance(steps_type, type) and issubclass(steps_type, Steps)):
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, or a class derived from Steps; got {method!r}")
     check_seed(seed)
-    config_type, make_steps = METHODS[method]
+    seed = int(seed)
+    config_type = steps_type.config_type
     valid = [f.name for f in fields(config_type)]
     unknown = [name for name in config_fields if name not in valid]
     if unknown:
         raise TypeError(f"unknown field {', '.join(unknown)} of {config_type.__name__}; it has {', '.join(valid)}")
-    config = config_type(ipc=ipc, **config_fields)
+    config = config_type(ipc=ipc_of_names(ipc, train.classes), **config_fields)
     options = {}
     if sharding.processes() > 1:
-        if method not in ("dm", "idm"):
-            raise ValueError(f"method must be dm or idm where processes share the work; got {method!r}")
+        if not issubclass(steps_type, DMSteps):
+            shared = " or ".join(name for name, known in METHODS.items() if issubclass(known, DMSteps))
+            raise ValueError(f"method must be {shared}, or a class derived from DMSteps, where processes share the "
+                             f"work; got {steps_type.method!r}")
         options["classes"] = sharding.share(len(train.classes))
-    return make_steps(train.to(device), config=config, generator=torch.Generator().manual_seed(seed), **options)
+    generator = torch.Generator().manual_seed(seed)
+    return start(steps_type, config_type, train.to(device), config, generator, **options)
 
 
 def saved(steps, save, *, every=60):
@@ -155,7 +157,7 @@ def saved(steps, save, *, every=60):
         Close the generator (``contextlib.closing``) to have the state saved at once where the loop is left early.
     """
     last = time.monotonic()
-    with sharding.interrupts_deferred() as interrupted:
+    with interrupts.deferred() as interrupted:
         try:
             for step in steps:
                 yield step
@@ -167,7 +169,7 @@ def saved(steps, save, *, every=60):
                     raise KeyboardInterrupt
         finally:
             if sharding.processes() == 1 or steps.iteration == len(steps):
-                with sharding.undisturbed():  # a cluster may send its signal twice
+                with interrupts.undisturbed():  # a cluster may send its signal twice
                     save()
 
 
@@ -176,33 +178,40 @@ def check_bounded(steps):
     pixels = steps.images * steps.real.std.view(-1, 1, 1) + steps.real.mean.view(-1, 1, 1)
     largest = float(sharding.gather(pixels.abs().max()[None]).max())
     if not largest < BOUND:
-        raise FloatingPointError(
-            f"the pixels have grown to {largest:.3g} after {steps.iteration} steps, where black is 0 and white is 1: "
-            f"lr_img={steps.config.lr_img:g} is too large; give a tenth of it, or leave it out"
-        )
+        raise FloatingPointError(f"the pixels have grown to {largest:.3g} after {steps.iteration} steps, where black "
+                                 f"is 0 and white is 1: lr_img={steps.config.lr_img:g} is too large; give a tenth of "
+                                 "it, or leave it out")
 
 
 def save_run(steps, path):
-    """Write the state of a run, of all its processes together, unless its pixels have left all bounds."""
+    """Write the state of a run, of all its processes together, unless its pixels have left all bounds.
+
+    Where the disk fails, a run that has come to its end is not lost: a warning says so.
+    """
     check_bounded(steps)
     state = steps.state_dict()
     if sharding.processes() > 1:
         state.update({name: sharding.gather(state[name]) for name in steps.variables})
     if sharding.rank() == 0:
-        files.write(state, path)
+        try:
+            files.write(state, path)
+        except (OSError, ValueError) as error:
+            if steps.iteration < len(steps):
+                raise
+            warnings.warn(f"the state was not saved: {error}", stacklevel=2)
 
 
 def load_run(steps, path):
     """Go on from a state that any number of processes wrote."""
     try:
-        state = files.read(path, keys=("method", "config", "root", "real", "iteration"))
+        state = files.read(path, keys=("method", "config", "root", "real", "iteration", "images"))
         if sharding.processes() > 1:
             rows = slice(sum(steps.ipc[: steps.classes[0]]), sum(steps.ipc[: steps.classes[-1] + 1]))
             state.update({name: state[name][rows] for name in steps.variables if name in state})
         steps.load_state_dict(state)
     except ValueError as error:
         error.add_note(f"{str(path)!r} does not hold this run: go on with the settings of the one it holds, delete it "
-                       "to start anew, or name another checkpoint")  # fmt: skip
+                       "to start anew, or name another checkpoint")
         raise
 
 

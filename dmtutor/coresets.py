@@ -46,10 +46,8 @@ def random_subset(real, ipc, *, generator):
     """
     wanted = check_ipc(real, ipc)
     check_generator(generator)
-    chosen = []
-    for rows, n in zip(real.rows_of_class, wanted, strict=True):
-        order = torch.randperm(len(rows), generator=generator)[:n]
-        chosen.append(rows[order.to(rows.device)])
+    parts = zip(real.rows_of_class, wanted, strict=True)
+    chosen = [rows[torch.randperm(len(rows), generator=generator)[:n].to(rows.device)] for rows, n in parts]
     return real.select(torch.cat(chosen))
 
 
@@ -260,9 +258,8 @@ def choose(real, ipc, order, embed):
     wanted = check_ipc(real, ipc)
     if embed is not None and not callable(embed):
         raise TypeError(f"embed must be callable, (n, C, H, W) → (n, d'); got {embed!r}")
-    chosen = []
-    for rows, n in zip(real.rows_of_class, wanted, strict=True):
-        chosen.append(rows[order(embedded(real.images[rows], embed), n)])
+    parts = zip(real.rows_of_class, wanted, strict=True)
+    chosen = [rows[order(embedded(real.images[rows], embed), n)] for rows, n in parts]
     return real.select(torch.cat(chosen))
 
 

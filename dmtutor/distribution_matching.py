@@ -1,12 +1,12 @@
 """Distribution matching: bring the mean embeddings of a small set near to those of the real images."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from types import FunctionType
 
 import torch
 
 from . import threads
-from .checks import check_fraction, check_ipc_field, fill
+from .checks import check_flag, check_fraction, check_ipc_field, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -15,13 +15,11 @@ from .steps import Config, Steps, start
 class DMConfig(Config):
     """All that changes the result of distribution matching, besides the data and the seed.
 
-    The defaults are quick: minutes on a laptop. :meth:`reference` gives the published setting.
+    The defaults are quick: minutes on a laptop. :meth:`reference` gives the published setting. Beside the fields of
+    :class:`~dmtutor.steps.Config` there are these; where they follow from ``ipc`` it is its mean.
 
     Parameters
     ----------
-    ipc : int or tuple of int
-        Synthetic images per class, or of each class in order. Where they start as real ones, an integer is at most what
-        a class has. Defaults that follow from it take the mean.
     iterations : int, optional
         Steps; each draws a new network. If None, 1000 / √ipc: a step on more images costs more.
     batch_real : int, optional
@@ -31,24 +29,6 @@ class DMConfig(Config):
         Step size on the pixels. If None, 512 · ipc / d' for embeddings of d' dimensions: the loss sums over d'
         features and each image carries 1/ipc of a mean, and this takes both factors out. Where classes differ in size
         it is that of the mean size, and in proportion to a class's.
-    schedule : {"linear", "constant"}
-        Whether the step size falls linearly to zero over the iterations, or stays as published.
-    momentum : float
-        Momentum of the steps, in [0, 1).
-    init : {"real", "noise"}
-        Start from random real images or from Gaussian noise.
-    augment : str, optional
-        Strategy of :class:`~dmtutor.SiameseAugment`; the data set's own if None.
-    width : int
-        Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
-    depth : int, optional
-        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
-    norm : {"instance", "batch", "layer", "group", "none"}
-        Its norm after each convolution.
-    activation : {"relu", "leakyrelu", "sigmoid", "swish"}
-        Its activation.
-    pooling : {"avg", "max", "none"}
-        Its pooling at the end of each block.
     block : int or {"class", "all"}, optional
         What goes through the network at once: at most so many images of one class, all images of one class, or all of
         all classes, as ``norm="batch"`` needs. It bounds memory, and the result is the same up to rounding. If None,
@@ -66,19 +46,12 @@ class DMConfig(Config):
         ``compile`` it took up to twice as long. What it adds to a gradient is a small part of what another draw
         changes.
 
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
-
     Examples
     --------
     >>> DMConfig(ipc=0)
     Traceback (most recent call last):
     ValueError: ipc must be a positive integer; got 0
     """
-
-    method: ClassVar[str] = "dm"
 
     iterations: int | None = None
     batch_real: int | None = None
@@ -97,8 +70,7 @@ class DMConfig(Config):
             raise ValueError(f"block must be a positive integer, 'class' or 'all'; got {self.block!r}")
         check_fraction("average", self.average)
         for name in ("compile", "amp"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False; got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
         if self.norm == "batch":
             fill(self, block="all")
             if self.block != "all":
@@ -228,14 +200,27 @@ def in_16_bits(embed):
     return cast
 
 
+def with_code_of_its_own(embed):
+    """The same function: torch keeps few translations of one piece of code, and no run takes another's place so."""
+
+    def call(images):
+        return embed(images)
+
+    return FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
+
+
 class DMSteps(Steps):
     """The iterator that :func:`~dmtutor.dm_steps` returns. Its state is (configuration, root, iteration, pixels,
     momentum), and the running average if there is one.
 
-    Another method of the family replaces one of five short members: :meth:`first_images`, :meth:`draw_weights`,
-    :meth:`decode`, :meth:`view`, :meth:`distance`. Blocks, parts of the classes, threads and processes, resuming and
-    equal bits are the engine's, and hold for all of them.
+    Another method of the family replaces one of six short members: :meth:`first_images`, :meth:`draw_weights`,
+    :meth:`draws`, :meth:`decode`, :meth:`view`, :meth:`distance`. Blocks, parts of the classes, threads and processes,
+    resuming and equal bits are the engine's, and hold for all of them. ``self.drawn`` is what :meth:`draws` has drawn
+    for the coming step, on the images' device.
     """
+
+    method = "dm"
+    config_type = DMConfig
 
     def __init__(self, real, config, root, classes=None):
         if classes is not None:
@@ -243,9 +228,8 @@ class DMSteps(Steps):
         super().__init__(real, config, root)
         if config.lr_img is None:
             config = replace(config, lr_img=512 * check_ipc_field(config.ipc)[1] / self.network.embedding_dim)
-        if config.block is None:
-            config = replace(config, block=default_block(config, real))
         self.config = config
+        self.block = config.block or default_block(config, real)  # a device's own is no part of the configuration
         self.classes = list(self.classes if classes is None else classes)
         self.numbers = torch.tensor(self.classes).to(self.labels)
         own = torch.isin(self.labels, self.numbers)
@@ -284,21 +268,18 @@ class DMSteps(Steps):
     def _compiled(self):
         """ψ for blocks of the sizes that every class has, translated; for others as it is, so nothing is translated
         twice."""
-        batch, block = self.config.batch_real, self.config.block
+        batch, block = self.config.batch_real, self.block
         parts = {*(n * len(self.decode(self.images[:1])) for n in self.ipc), batch}
         block = {"class": max(parts), "all": None}.get(block, block)
         sizes = {min(n, block) for n in parts} | {n % block for n in parts} if block else None
-        torch.compiler.reset()  # torch keeps few translations of a function: make room
-        plain, translated = self.embed, torch.compile(self.embed, dynamic=False)
+        plain, translated = self.embed, torch.compile(with_code_of_its_own(self.embed), dynamic=False)
         try:
-            with torch.no_grad(), threads.one():
+            with torch.no_grad(), threads.single_threaded():
                 translated(self.real.images[: min(batch, block or batch)])
         except Exception as error:  # of whatever is missing
             reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]
-            raise ValueError(
-                "compile must be False where torch.compile does not work, which needs a compiler (g++ for a CPU); "
-                f"got True, and {reason}"
-            ) from error
+            raise ValueError("compile must be False where torch.compile does not work, which needs a compiler (g++ "
+                             f"for a CPU); got True, and {reason}") from error
 
         def embed(images):
             if sizes and len(images) not in sizes:
@@ -314,7 +295,6 @@ class DMSteps(Steps):
         return super().step_size * self.scale
 
     def advance(self):
-        """The loss, and the variables after one step of SGD on the pixels: a dict."""
         loss, changes = super().advance()
         if self.config.average:
             # Σ aⁱ S_{t−i} / Σ aⁱ over i = 0 … t−1, one step at a time; the images it began with do not count.
@@ -329,20 +309,14 @@ class DMSteps(Steps):
         return replace(synthetic, images=self.average.clone()) if self.config.average else synthetic
 
     def loss_and_gradient(self):
-        """The objective under this iteration's draws, at the images as they are.
-
-        Returns
-        -------
-        loss : Tensor, ()
-        gradient : Tensor, (n, C, H, W)
-        """
         on_cpu = self.images.device.type == "cpu"
         self.network.load_parameters(self.draw_weights(self.iteration) if on_cpu else self.sent.weights)
-        k = len(self.classes) if self.config.block == "all" else 1
+        self.drawn = self._own_draws(self.iteration) if on_cpu else self.sent.drawn
+        k = len(self.classes) if self.block == "all" else 1
         classes = [self.classes[i : i + k] for i in range(0, len(self.classes), k)]
         images = self.images.split([sum(self.ipc[c] for c in part) for part in classes])
         parts = zip(classes, self.numbers.split(k), images, strict=True)
-        matched = threads.each(self._match, parts, self.images.device)
+        matched = threads.parallel_map(self._match, parts, self.images.device)
         losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
@@ -377,7 +351,7 @@ class DMSteps(Steps):
 
     def _blocks(self, images):
         """What goes through the network one after the other."""
-        return images.split(self.config.block) if isinstance(self.config.block, int) else [images]
+        return images.split(self.block) if isinstance(self.block, int) else [images]
 
     def _augmented(self, images, sizes, omega):
         """A(x, ω) of so many images of each class, one after the other."""

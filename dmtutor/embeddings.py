@@ -126,7 +126,7 @@ class RandomConvNets:
     """
 
     def __init__(self, image_shape, *, networks, generator, width=32, depth=3, norm="instance", activation="relu",
-                 pooling="avg"):  # fmt: skip
+                 pooling="avg"):
         check_positive("networks", networks)
         if not isinstance(image_shape, tuple | list) or len(image_shape) != 3:
             raise ValueError(f"image_shape must be (C, H, W); got {image_shape!r}")

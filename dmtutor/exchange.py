@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -192,9 +194,25 @@ def load_exported(path):
     except ImportError:
         raise
     except Exception as error:  # each format is damaged in its own ways
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = " ".join(str(error).split())
+        if isinstance(error, KeyError | FileNotFoundError):
+            lacking = Path(error.filename).name if isinstance(error, FileNotFoundError) else error.args[0].split()[0]
+            reason = f"it lacks {lacking}"
         advice = "; files of the published code are read by load_published" if path.suffix == ".pt" else ""
         raise ValueError(f"{str(path)!r} was not written by export, or it is damaged: {reason}{advice}") from error
+    return data
+
+
+def read_set(path):
+    """Read a set, in the format of :meth:`LabeledImages.save` or in any of those of :func:`export`."""
+    data, suffix = None, Path(path).suffix
+    if suffix == ".pt":
+        with suppress(ValueError, OSError):  # as the published code writes it
+            data = load_exported(path)
+    if data is None:
+        data = LabeledImages.load(path) if suffix in (".pt", ".pth") else load_exported(path)
+    if not len(data):
+        raise ValueError(f"a set must hold images; {str(path)!r} has none")
     return data
 
 
@@ -255,7 +273,7 @@ def load_published(path, *, like, mean=None, std=None):
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std must be given together; got {mean!r} and {std!r}")
     if mean is None:
-        name = like.meta.get("name")
+        name = like.meta.get("name") if like.meta.get("built_in", True) else None
         if name not in PUBLISHED:
             raise ValueError(f"mean and std are required: the published code has no data set {name!r}")
         mean, std = PUBLISHED[name]
@@ -267,21 +285,21 @@ def load_published(path, *, like, mean=None, std=None):
             raise ValueError(f"path of a tensor must have images in its name, and labels beside; got {str(path)!r}")
         for whitened in path.parent.glob("images_zca_*.pt"):
             raise ValueError(f"{str(path)!r} is of a run on whitened images, as {whitened.name} says: networks trained "
-                             "on it expect test images that are whitened by the same matrix")  # fmt: skip
+                             "on it expect test images that are whitened by the same matrix")
         pairs = [(content, _torch_load(path.with_name(path.name.replace("images", "labels"))))]
     else:
         try:
             pairs = [(images, labels) for images, labels in content["data"]]
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{str(path)!r} must hold pairs of images and labels under 'data', or a tensor of "
-                             "images; a set of this library is read by LabeledImages.load") from None  # fmt: skip
+                             "images; a set of this library is read by LabeledImages.load") from None
     return [_published_set(*pair, like, mean, std, path) for pair in pairs]
 
 
 def _published_set(images, labels, like, mean, std, path):
     if not isinstance(images, torch.Tensor) or images.shape[1:] != like.images.shape[1:]:
         raise ValueError(f"{str(path)!r} must hold images of {tuple(like.images.shape[1:])}, as those of like; "
-                         f"got {tuple(getattr(images, 'shape', ()))}")  # fmt: skip
+                         f"got {tuple(getattr(images, 'shape', ()))}")
     if not isinstance(labels, torch.Tensor) or labels.is_floating_point():
         got = f"{labels.dtype}, {tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else f"{type(labels)}"
         raise ValueError(f"{str(path)!r} must have one integer per image as labels, not soft ones; got {got}")
@@ -291,7 +309,7 @@ def _published_set(images, labels, like, mean, std, path):
         raise ValueError(f"{str(path)!r} must hold normalised images; got no negative number, as of pixels in [0, 1]")
     meta = {name: like.meta[name] for name in ("name", "augment") if name in like.meta}
     return LabeledImages(images=images.detach().float(), labels=labels.long(), classes=like.classes, mean=mean, std=std,
-                         meta=meta)  # fmt: skip
+                         meta=meta)
 
 
 def _torch_load(path):
@@ -301,7 +319,7 @@ def _torch_load(path):
     scalar, (dtype, _) = np.float64(0).__reduce__()
     known = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, type(dtype)]
     try:
-        with torch.serialization.safe_globals(known):
+        with torch.serialization.safe_globals(known), warnings.catch_warnings(action="ignore"):  # of what is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{str(path)!r} is damaged, or holds more than tensors ({type(error).__name__})") from error
@@ -327,7 +345,8 @@ def _write_folder(data, path):
     if empty:
         raise ValueError(f"data must have images of every class to be written as folders; none of {', '.join(empty)}")
     pixels = data.pixels.clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
-    card = {"classes": data.classes, "mean": data.mean.tolist(), "std": data.std.tolist(), "meta": data.meta}
+    card = {"classes": data.classes, "counts": data.counts.tolist(), "mean": data.mean.tolist(),
+            "std": data.std.tolist(), "meta": data.meta}
     with files.new_folder(path) as folder:
         for c, (name, rows) in enumerate(zip(data.classes, data.rows_of_class, strict=True)):
             plain = re.sub(r"[^\w.-]", "_", name)[:60]
@@ -353,6 +372,10 @@ def _read_folder(path):
                     raise ValueError(f"{folder.name}/{file.name} is of mode {image.mode}")
                 arrays.append(np.atleast_3d(np.asarray(image)))  # (H, W, C)
             labels.append(c)
+    found = np.bincount(labels, minlength=len(folders)).tolist()
+    if found != card.get("counts", found):
+        c = next(c for c, count in enumerate(card["counts"]) if count != found[c])
+        raise ValueError(f"{folders[c].name} must hold {card['counts'][c]} images; it holds {found[c]}")
     mean, std = (torch.tensor(card[name], dtype=torch.float32) for name in ("mean", "std"))
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().float().div_(255)
     images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
@@ -391,7 +414,8 @@ def _read_safetensors(path):
 
 
 def _write_published(data, path):
-    mean, std = (torch.tensor(values) for values in PUBLISHED.get(data.meta.get("name"), ((), ())))
+    name = data.meta.get("name") if data.meta.get("built_in", True) else None  # a folder may have any name
+    mean, std = (torch.tensor(values) for values in PUBLISHED.get(name, ((), ())))
     if len(mean) == len(data.mean) and not (torch.equal(mean, data.mean) and torch.equal(std, data.std)):
         data = data.normalized_like(replace(data, mean=mean, std=std))
     tensors = _tensors(data.to(dtype=torch.float32))

@@ -3,12 +3,19 @@ running code from them."""
 
 import io
 import os
+import secrets
 import shutil
 import warnings
-from contextlib import contextmanager
+import zipfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def check_output(path, name="path"):
@@ -25,6 +32,68 @@ def check_output(path, name="path"):
     return path
 
 
+def check_replaced(path, name, own=False):
+    """Raise a ValueError for what must not be replaced at ``path``: anything but the caller's ``own`` file.
+
+    A link or a file that is protected against writing is not replaced, whoever's it is.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        raise ValueError(f"{name} must be a file, not a link; {str(path)!r} leads to {os.readlink(path)!r}")
+    if path.exists() and not path.stat().st_mode & 0o222:
+        raise ValueError(f"{name} must be a file that may be written to; {str(path)!r} is protected")
+    if path.exists() and not own:
+        raise ValueError(f"{name} must be a new file; {str(path)!r} is there and holds something else: give another "
+                         "name, or --overwrite")
+
+
+def check_different(**paths):
+    """Raise a ValueError if two of these files, {what it is for: path or None}, are the same."""
+    known = {}
+    for name, path in paths.items():
+        where = path and os.path.realpath(path)
+        if where in known:
+            raise ValueError(f"{name} must be another file than {known[where]}; got {str(path)!r} for both")
+        if where:
+            known[where] = name
+
+
+@contextmanager
+def locked(path, name="path"):
+    """Hold ``path`` against other runs: while inside, the same in another process or thread is a ValueError.
+
+    The lock is the system's, on an empty file beside. It ends with its process, however that ends.
+    """
+    lock = check_output(Path(path).with_name(f".{Path(path).name}.lk"), name)
+    while fcntl:
+        file = lock.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                break
+        except BlockingIOError as error:
+            file.close()
+            raise ValueError(f"{name} must be one run's alone; another one is writing {str(path)!r}") from error
+        except FileNotFoundError:
+            pass  # its last owner removed it just now
+        except OSError:  # a file system without locks
+            break
+        file.close()
+    else:
+        file = None
+    try:
+        yield
+    finally:
+        if file:
+            lock.unlink(missing_ok=True)
+            file.close()
+
+
+def partial(path):
+    """A name beside ``path`` that no other process or thread uses."""
+    return Path(path).with_name(f".{secrets.token_hex(8)}.partial")
+
+
 def write(content, path):
     """Write plain types and tensors to ``path``, atomically: serialise, write beside, flush, rename.
 
@@ -39,15 +108,18 @@ def write(content, path):
 def write_bytes(content, path):
     """Write bytes to ``path``, atomically."""
     path = check_output(path)
-    partial = path.with_name(f".{os.getpid()}.partial")
+    beside = partial(path)
     try:
-        with partial.open("wb") as file:
+        with beside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(f"{str(path)!r} could not be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def check_new_folder(path, name="path"):
@@ -62,13 +134,13 @@ def check_new_folder(path, name="path"):
 def new_folder(path):
     """A folder to fill, which appears at ``path`` when all is in it, or not at all."""
     path = check_new_folder(path)
-    partial = path.with_name(f".{os.getpid()}.partial")
-    partial.mkdir()
+    beside = partial(path)
+    beside.mkdir()
     try:
-        yield partial
-        os.replace(partial, path)
+        yield beside
+        os.replace(beside, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def read(path, keys):
@@ -79,20 +151,20 @@ def read(path, keys):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is truncated, holds anything but plain types and tensors, or lacks one of ``keys``.
+        If it is damaged, if it holds anything but plain types and tensors, or if it lacks one of ``keys``.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {str(path)!r}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is refused anyway
+        with warnings.catch_warnings(action="ignore"):  # of what is refused anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch reads without a look at its checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is another")
     except Exception as error:  # torch raises a different type for each way in which a file can be broken
-        raise ValueError(
-            f"{str(path)!r} is not a file of dmtutor, or it is damaged ({type(error).__name__}); "
-            "make it again with `python -m dmtutor condense`"
-        ) from error
+        raise ValueError(f"{str(path)!r} is not a file of dmtutor, or it is damaged ({type(error).__name__}); "
+                         "make it again with `python -m dmtutor condense`") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(f"{str(path)!r} lacks {', '.join(missing)}: it is another file of dmtutor's, or of others")

@@ -5,7 +5,6 @@ With Siamese augmentation it is DSA.
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +27,11 @@ class DCConfig(Config):
     pixels with each, and before each of them but the first the inner one trains the network on the synthetic
     images, ``training_epochs`` times over. ``iterations`` counts the steps on the pixels.
 
-    The defaults are quick: minutes on a laptop. :meth:`reference` gives the published setting.
+    The defaults are quick: minutes on a laptop. :meth:`reference` gives the published setting. Beside the fields of
+    :class:`~dmtutor.steps.Config` there are these; where they follow from ``ipc`` it is its mean.
 
     Parameters
     ----------
-    ipc : int or tuple of int
-        Synthetic images per class, or of each class in order. Where they start as real ones, an integer is at most what
-        a class has. Defaults that follow from it take the mean.
     iterations : int, optional
         Steps on the pixels. If None, 400 / √ipc: a step on more images costs more.
     batch_real : int
@@ -43,24 +40,10 @@ class DCConfig(Config):
     lr_img : float, optional
         Step size on the pixels. If None, 64 √ipc / width: the cosine distance sums over rows, whose number grows with
         the width; the root was chosen on validation images, at 1 and 10 per class.
-    schedule : {"linear", "constant"}
-        Whether the step falls linearly to zero over the iterations, or stays as published.
-    momentum : float
-        Momentum of the steps, in [0, 1).
-    init : {"real", "noise"}
-        Start from random real images or from Gaussian noise.
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`: none for DC. If None, the data set's own.
-    width : int
-        Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
-    depth : int, optional
-        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
     norm : {"instance", "batch", "layer", "group", "none"}
         Its norm after each convolution. ``"batch"`` is refused.
-    activation : {"relu", "leakyrelu", "sigmoid", "swish"}
-        Its activation.
-    pooling : {"avg", "max", "none"}
-        Its pooling at the end of each block.
     steps_per_network : int, optional
         Steps on the pixels before the weights are redrawn. If None, 1 at one image per class and 10 above.
     training_epochs : int
@@ -72,19 +55,12 @@ class DCConfig(Config):
     distance : {"cosine", "squared"}
         How gradients are compared, see :func:`~dmtutor.gradient_matching.gradient_distance`.
 
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
-
     Examples
     --------
     >>> DCConfig(training_epochs=0)
     Traceback (most recent call last):
     ValueError: training_epochs must be a positive integer; got 0
     """
-
-    method: ClassVar[str] = "dc"
 
     iterations: int | None = None
     lr_img: float | None = None
@@ -99,11 +75,8 @@ class DCConfig(Config):
     def __post_init__(self):
         _, ipc, _ = check_ipc_field(self.ipc)
         check_positive("width", self.width)
-        defaults = {
-            "iterations": max(1, round(400 / ipc**0.5)),
-            "lr_img": 64 * ipc**0.5 / self.width,
-            "steps_per_network": 1 if ipc == 1 else 10,
-        }
+        defaults = {"iterations": max(1, round(400 / ipc**0.5)), "lr_img": 64 * ipc**0.5 / self.width,
+                    "steps_per_network": 1 if ipc == 1 else 10}
         fill(self, **defaults)
         super().__post_init__()
         for name in ("steps_per_network", "training_epochs", "batch_train"):
@@ -111,10 +84,8 @@ class DCConfig(Config):
         check_step_size("lr_net", self.lr_net)
         check_one_of("distance", self.distance, DISTANCES)
         if self.norm == "batch":
-            raise ValueError(
-                "norm must be 'instance', 'group', 'layer' or 'none': a batch of one class has no statistics of use; "
-                "got 'batch'"
-            )
+            raise ValueError("norm must be 'instance', 'group', 'layer' or 'none': a batch of one class has no "
+                             "statistics of use; got 'batch'")
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
@@ -141,12 +112,10 @@ class DCConfig(Config):
         loops = dict(zip(("steps_per_network", "training_epochs"), LOOPS.get(ipc, ()), strict=False))
         loops.update((name, changes[name]) for name in ("steps_per_network", "training_epochs") if name in changes)
         if len(loops) < 2:
-            raise ValueError(
-                f"ipc must be one of {', '.join(map(str, LOOPS))} unless steps_per_network and training_epochs are "
-                f"given; got {ipc!r}"
-            )
-        published = dict(batch_real=256, lr_img=0.1, schedule="constant", width=128, depth=3,
-                         init="real" if cls.method == "dsa" else "noise")  # fmt: skip
+            raise ValueError(f"ipc must be one of {', '.join(map(str, LOOPS))} unless steps_per_network and "
+                             f"training_epochs are given; got {ipc!r}")
+        init = "real" if issubclass(cls, DSAConfig) else "noise"
+        published = dict(batch_real=256, lr_img=0.1, schedule="constant", width=128, depth=3, init=init)
         check_positive("steps_per_network", loops["steps_per_network"])
         return cls(ipc=ipc, **{**published, "iterations": 1000 * loops["steps_per_network"], **loops, **changes})
 
@@ -164,8 +133,6 @@ class DSAConfig(DCConfig):
     >>> DSAConfig.reference(ipc=1).init, DCConfig.reference(ipc=1).init
     ('real', 'noise')
     """
-
-    method: ClassVar[str] = "dsa"
 
     augment: str | None = None
 
@@ -240,21 +207,15 @@ def dc_steps(real, *, config, generator):
     Parameters
     ----------
     real : LabeledImages
-        T. The run is on its device and in its dtype.
     config : DCConfig
         DC, or DSA if it is a :class:`DSAConfig`.
     generator : torch.Generator
-        Gives the root of the run, once.
+        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
 
     Returns
     -------
     DCSteps
         An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations.
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the configuration does not fit the data.
 
     References
     ----------
@@ -270,13 +231,15 @@ def dc_steps(real, *, config, generator):
     >>> steps.synthetic
     LabeledImages(10 images of 1×28×28, 10 classes)
     """
-    return start(DCSteps, DCConfig, real, config, generator)
+    return start(DSASteps if isinstance(config, DSAConfig) else DCSteps, DCConfig, real, config, generator)
 
 
 class DCSteps(Steps):
     """The iterator that :func:`dc_steps` returns. Beside pixels and momentum its state holds the weights as they were
     at the last step, (p,)."""
 
+    method = "dc"
+    config_type = DCConfig
     variables = (*Steps.variables, "weights")
 
     def __init__(self, real, config, root):
@@ -288,29 +251,21 @@ class DCSteps(Steps):
         self.weights = self.flat_weights()
 
     def advance(self):
-        """The loss, and the variables after one step on the pixels: a dict."""
         loss, changes = super().advance()
         return loss, {**changes, "weights": self.flat_weights()}
 
     def loss_and_gradient(self):
-        """The objective under this iteration's draws, at the images as they are.
-
-        Returns
-        -------
-        loss : Tensor, ()
-        gradient : Tensor, (n, C, H, W)
-        """
         if self.iteration % self.config.steps_per_network == 0:
             self.network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration))
         else:
             self.load_weights()
             self.train()
         parts = enumerate(self.images.split(self.ipc))
-        matched = threads.each(self._match, parts, self.images.device)
+        matched = threads.parallel_map(self._match, parts, self.images.device)
         losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
-    @threads.one()
+    @threads.single_threaded()
     def train(self):
         """The inner loop: train the network on the synthetic images, ``training_epochs`` times over."""
         draw_order, draw_omega = (keyed_generator(self.root, name, self.iteration) for name in ("train", "augment"))
@@ -351,3 +306,10 @@ class DCSteps(Steps):
         sizes = [p.numel() for p in self.parameters]
         for p, values in zip(self.parameters, self.weights.split(sizes), strict=True):
             p.copy_(values.view_as(p))
+
+
+class DSASteps(DCSteps):
+    """Those of Siamese augmentation."""
+
+    method = "dsa"
+    config_type = DSAConfig

@@ -127,7 +127,7 @@ class ConvNet(Network):
     """
 
     def __init__(self, *, channels, image_size, classes=10, width=128, depth=3, norm="instance",
-                 activation="relu", pooling="avg", generator):  # fmt: skip
+                 activation="relu", pooling="avg", generator):
         super().__init__()
         side = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
         for name, value in (("channels", channels), ("classes", classes), *(("image_size", s) for s in side)):
@@ -236,7 +236,7 @@ class LeNet(Judge):
         wide = width * 8 // 3
         return [*conv(channels, width, 5, padding=extra), nn.MaxPool2d(2), *conv(width, wide, 5), nn.MaxPool2d(2),
                 nn.Flatten(), nn.LazyLinear(width * 20), nn.ReLU(), nn.Linear(width * 20, width * 14),
-                nn.ReLU()]  # fmt: skip
+                nn.ReLU()]
 
 
 class AlexNet(Judge):
@@ -255,7 +255,7 @@ class AlexNet(Judge):
         w, more = width, width * 3 // 2
         return [*conv(channels, w, 5, padding=2 + extra), nn.MaxPool2d(2), *conv(w, more, 5, padding=2),
                 nn.MaxPool2d(2), *conv(more, 2 * w, 3, padding=1), *conv(2 * w, more, 3, padding=1),
-                *conv(more, more, 3, padding=1), nn.MaxPool2d(2)]  # fmt: skip
+                *conv(more, more, 3, padding=1), nn.MaxPool2d(2)]
 
 
 class VGG11(Judge):
@@ -331,7 +331,7 @@ def default_depth(image_size):
 def check_architecture(image_size, *, width, depth, norm, activation, pooling):
     """Raise a ValueError for a network that cannot be built: called before any work starts."""
     for name, value, known in (("norm", norm, NORMS), ("activation", activation, ACTIVATIONS),
-                               ("pooling", pooling, POOLINGS)):  # fmt: skip
+                               ("pooling", pooling, POOLINGS)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     for name, value in (("width", width), ("depth", depth)):
@@ -339,7 +339,5 @@ def check_architecture(image_size, *, width, depth, norm, activation, pooling):
     if norm == "group" and width % 4:
         raise ValueError(f"width must be a multiple of 4 for norm='group'; got {width}")
     if pooling != "none" and min(image_size) >> depth < 1:
-        raise ValueError(
-            f"depth must be at most {int(math.log2(min(image_size)))} for images of "
-            f"{image_size[0]}×{image_size[1]}: every block halves them; got {depth}"
-        )
+        raise ValueError(f"depth must be at most {int(math.log2(min(image_size)))} for images of "
+                         f"{image_size[0]}×{image_size[1]}: every block halves them; got {depth}")

@@ -7,7 +7,18 @@ from PIL import ExifTags, Image, ImageOps
 
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than 8 bits
 GREY = ("1", "L", "LA", "La", *DEEP)
-RESIZE = {"fit": ImageOps.fit, "pad": ImageOps.pad}
+FULL = 65535  # of 16 bits
+
+
+def _pad(image, size):
+    """:func:`PIL.ImageOps.pad`, which leaves nothing of an image that is much longer than wide."""
+    scale = min(size[0] / image.width, size[1] / image.height)
+    if round(min(image.size) * scale) < 1:
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+    return ImageOps.pad(image, size)
+
+
+RESIZE = {"fit": ImageOps.fit, "pad": _pad}
 
 
 def head(file):
@@ -19,8 +30,8 @@ def head(file):
         Whether the picture has no colour.
     shape : (int, int)
         Height and width of the upright picture.
-    brightest : int
-        The largest value where a pixel has more than 8 bits, else 0.
+    bright : int or None
+        Where a number has 16 bits, what 99 % of the pixels are below: a single hot one does not count.
 
     Raises
     ------
@@ -33,10 +44,47 @@ def head(file):
         warnings.simplefilter("ignore")  # of size, palettes and the like
         check(image)
         width, height = reversed(image.size) if turned(image) else image.size
-        darkest, brightest = image.getextrema() if image.mode in DEEP else (0, 0)
-        if darkest < 0:
-            raise ValueError(f"its pixels reach down to {darkest}")
-        return image.mode in GREY, (height, width), int(brightest)
+        return image.mode in GREY, (height, width), bright(image)
+
+
+def bright(image):
+    """Of a picture with 16 bits a number what 99 % of its pixels are below; of another None."""
+    if image.mode in DEEP:
+        return int(np.percentile(_deep(image), 99, method="lower"))
+    if _rounded(image):
+        return 257 * int(np.percentile(np.asarray(image.convert("RGB")), 99, method="lower"))
+    return None
+
+
+def _deep(image):
+    """The numbers of a picture of more than 8 bits, float64."""
+    numbers = np.asarray(image, np.float64)
+    if numbers.min() < 0:
+        raise ValueError(f"its pixels reach down to {numbers.min():.0f}")
+    return numbers
+
+
+def _rounded(image):
+    """Whether it has 16 bits a number, of which Pillow reads the upper 8: as pictures in colour."""
+    return image.mode not in DEEP and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def told_white(levels, white):
+    """The value of white of a data set, None if it has no picture of 16 bits; with a warning if it may be another.
+
+    Parameters
+    ----------
+    levels : list of int or None
+        What :func:`bright` says of each picture.
+    white : int or None
+        What the caller says.
+    """
+    levels = [level for level in levels if level is not None]
+    if levels and white is None and max(levels) < FULL // 4:
+        top = 2 ** max(8, max(levels).bit_length()) - 1
+        warnings.warn(f"the pictures of 16 bits reach {max(levels)}, and {FULL} is read as white: if {top} is theirs, "
+                      f"give white={top} (--white {top})", stacklevel=4)
+    return (white or FULL) if levels else None
 
 
 def check(image):
@@ -59,33 +107,30 @@ def turned(image):
     return exif.get(ExifTags.Base.Orientation, 1) > 4
 
 
-def white(brightest):
-    """The value of white where the brightest pixel of all has this value: the largest of as many bits, from 8 on.
+def flat(image, white=None):
+    """A picture of any mode as one of mode L or RGB: upright, what is transparent on white.
 
-    Examples
-    --------
-    >>> white(60_000), white(3_170)  # the second is of a camera of 12 bits
-    (65535, 4095)
+    ``white`` is the value of white in a picture of more than 8 bits, the largest of 16 bits if None.
     """
-    return 2 ** max(8, int(brightest).bit_length()) - 1
-
-
-def flat(image, top=65535):
-    """A picture of any mode as one of mode L or RGB: upright, what is transparent on white, ``top`` as white."""
     check(image)
+    if white not in (None, FULL) and _rounded(image):
+        raise ValueError("it has 16 bits a colour, of which the upper 8 are read: store 8, or leave white out")
     grey = image.mode in GREY
     image = ImageOps.exif_transpose(image)
     if image.mode in DEEP:
         if "transparency" in image.info:
             raise ValueError("it has 16 bits and a transparent grey")
-        return Image.fromarray((np.asarray(image, np.float64) * (255 / top)).round().clip(0, 255).astype(np.uint8))
+        numbers = _deep(image)
+        if white is None and numbers.max() > FULL:
+            raise ValueError(f"its pixels reach up to {numbers.max():.0f}: give white, the value of white (--white)")
+        return Image.fromarray((numbers * (255 / (white or FULL))).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if grey else "RGB")
 
 
-def read(file, grey, shape, resize, top=65535):
+def read(file, grey, shape, resize, white=None):
     """The pixels of a file.
 
     Parameters
@@ -97,8 +142,8 @@ def read(file, grey, shape, resize, top=65535):
         Height and width to bring it to.
     resize : {"fit", "pad"} or None
         How, see :func:`resized`. None: it must have that shape.
-    top : int
-        The value of white where a pixel has more than 8 bits.
+    white : int, optional
+        As of :func:`flat`.
 
     Returns
     -------
@@ -107,7 +152,7 @@ def read(file, grey, shape, resize, top=65535):
     """
     with warnings.catch_warnings(), Image.open(file) as image:
         warnings.simplefilter("ignore")
-        image = flat(image, top).convert("L" if grey else "RGB")
+        image = flat(image, white).convert("L" if grey else "RGB")
         if image.size != shape[::-1]:
             if resize is None:
                 raise ValueError(f"it is {image.height}×{image.width}, not {shape[0]}×{shape[1]}")

@@ -15,18 +15,9 @@ SCORED = 300  # test images on which the time of a score is measured
 
 
 def step_seconds(steps):
-    """Seconds that a step of a run takes. The run is left as it is.
+    """Seconds that a step of a run takes, of the slowest process where several share it. The run is left as it is.
 
     The steps that are measured are spread over the run: in some methods not all cost the same.
-
-    Parameters
-    ----------
-    steps : Steps
-
-    Returns
-    -------
-    float
-        Where processes share the work, of the slowest.
     """
     trial = steps.trial()
     places = [i * (len(steps) - 1) // 4 for i in range(5)]
@@ -40,16 +31,7 @@ def step_seconds(steps):
 
 
 def pool_seconds(steps):
-    """Seconds that it takes to train the networks that a run draws from; 0 for methods that train none before a step.
-
-    Parameters
-    ----------
-    steps : Steps
-
-    Returns
-    -------
-    float
-    """
+    """Seconds that it takes to train the networks that a run draws from; 0 where none is trained before a step."""
     if not (training := steps.training):
         return 0.0
     networks, recipe = training
@@ -73,7 +55,7 @@ def judge_seconds(data, test, recipe, networks):
     """
     data, device = decode(data), test.images.device
     at_once = min(torch.get_num_threads(), networks) if device.type == "cpu" else 1
-    some = test.select(torch.arange(min(SCORED, len(test))))
+    scored = test.select(torch.arange(min(SCORED, len(test))))
 
     def train(steps):
         start = perf_counter()
@@ -82,18 +64,18 @@ def judge_seconds(data, test, recipe, networks):
         next(network.parameters()).sum().item()  # a device may still be at work
         return network, perf_counter() - start
 
-    def one(_):
+    def judge(_):
         _, first = train(1)
         _, short = train(1)
         more = max(1, min(20, int(ENOUGH / first)))
         network, long = train(1 + more)
         start = perf_counter()
-        correctness(network, some)
-        scoring = (perf_counter() - start) * len(test) / len(some)
+        correctness(network, scored)
+        scoring = (perf_counter() - start) * len(test) / len(scored)
         step = (long - short) / more if long > short else long / (1 + more)  # the machine may have been busy
         return short + step * (recipe.num_steps(len(data)) - 1) + scoring
 
-    seconds = threads.each(one, range(at_once), device)
+    seconds = threads.parallel_map(judge, range(at_once), device)
     return sum(seconds) / at_once * math.ceil(networks / at_once)
 
 
@@ -121,18 +103,34 @@ def what_was_read(train, test):
     --------
     >>> from dmtutor import load
     >>> print(what_was_read(*load("mnist5k")))
-    4,000 training and 1,000 test images, 10 classes of 400, 28×28 grey
+    4,000 training and 1,000 test images, 10 classes of 400 (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 28×28 grey
     """
     channels, height, width = train.images.shape[1:]
-    fewest, most = train.counts.min(0), train.counts.max(0)
-    sizes = f"{fewest.values:,}"
-    if fewest.values < most.values:
-        least, largest = (" ".join(train.classes[found.indices].split()) for found in (fewest, most))
-        sizes += f" ({least}) to {most.values:,} ({largest}) images"
+    counts = train.counts.tolist()
+    sizes = f" of {counts[0]:,}"
+    if len(set(counts)) > 1:
+        least, largest = (" ".join(train.classes[counts.index(n)].split()) for n in (min(counts), max(counts)))
+        sizes = f" of {min(counts):,} ({least}) to {max(counts):,} ({largest})" if len(counts) > 12 else ""
     twins = count_twins(train, test)
+    white = f", white {train.meta['white']}" if "white" in train.meta else ""
     also = f" ({twins} of them training images, too)" if twins else ""
-    return (f"{len(train):,} training and {len(test):,} test images{also}, {len(train.classes)} classes of {sizes}, "
-            f"{height}×{width} {'grey' if channels == 1 else 'RGB'}")  # fmt: skip
+    return (f"{len(train):,} training and {len(test):,} test images{also}, {len(counts)} classes{sizes} "
+            f"({each(train.classes, counts)}), "
+            f"{height}×{width} {'grey' if channels == 1 else 'RGB'}{white}")
+
+
+def each(classes, counts):
+    """The classes, with their numbers where these differ: all of up to 12, of more the first and the last.
+
+    Examples
+    --------
+    >>> each(["cat", "dog"], [3, 3]), each(["cat", "dog"], [3, 4])
+    ('cat, dog', 'cat 3, dog 4')
+    """
+    names = [" ".join(name.split()) for name in classes]
+    if len(set(counts)) > 1:
+        names = [f"{name} {n:,}" for name, n in zip(names, counts, strict=True)]
+    return ", ".join(names if len(names) <= 12 else [*names[:6], "…", *names[-3:]])
 
 
 def count_twins(train, test):

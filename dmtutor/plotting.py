@@ -1,11 +1,18 @@
 """Figures: Axes in, Axes out. Without an ``ax`` each function makes its own, in the book's style."""
 
+import io
 import math
+import warnings
+from contextlib import suppress
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 
+from . import files
+from .data import LabeledImages
+from .decoding import decode
 from .evaluation import t_interval
 
 PAPER, INK = "#fcfbf8", "#222222"
@@ -59,6 +66,7 @@ STYLE = {
 }
 
 GAP = 2  # pixels between the images of a mosaic
+MARK = "dmtutor"  # of a contact sheet
 
 
 def image_grid(images, ax=None, *, columns=None):
@@ -113,11 +121,64 @@ def image_grid(images, ax=None, *, columns=None):
             place = (width + GAP) * (i % columns), (height + GAP) * (i // columns)
             short = name if len(name) <= 10 else f"{name[:9]}…"
             ax.text(*place, short, fontsize=6, va="top", color=INK,
-                    bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 0.5})  # fmt: skip
+                    bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 0.5})
     elif per_class and per_class % columns == 0:
         band = (height + GAP) * per_class // columns
         ax.set_yticks(band * (np.arange(len(images.classes)) + 0.5), images.classes)
     return ax
+
+
+def contact_sheet(data, path, *, title="", most=10):
+    """Write a set as a PNG to look at: a row for each class, with its name, of at most 100.
+
+    Parameters
+    ----------
+    data : LabeledImages
+        Of images with several in the pixels of one, each is shown.
+    path : path
+    title : str
+        What stands above them; how many pixels were clamped to [0, 1] is added.
+    most : int
+        Images of a class at most, the first ones.
+
+    Returns
+    -------
+    str
+        What the file shows, in words.
+    """
+    k = min(100, len(data.classes))
+    rows = [rows[:most] for rows in data.rows_of_class[:k]]
+    n = max(map(len, rows))
+    shown = decode(data.select(torch.cat(rows)).to("cpu"))
+    clamped = ((shown.pixels < -1e-6) | (shown.pixels > 1 + 1e-6)).double().mean()
+    n *= len(shown) // sum(map(len, rows))  # of each class, once decoded
+    pixels = torch.ones(k * n, *shown.images.shape[1:])  # white where a class has fewer
+    place = torch.cat([c * n + torch.arange(int(m)) for c, m in enumerate(shown.counts[:k])])
+    pixels[place] = shown.pixels.float()
+    names = [c if c.isprintable() else ascii(c)[1:-1] for c in data.classes[:k]]
+    channels = pixels.shape[1]
+    grid = LabeledImages(images=pixels, labels=torch.arange(k).repeat_interleave(n), mean=torch.zeros(channels),
+                         std=torch.ones(channels), classes=tuple(name.replace("$", r"\$")[:40] for name in names))
+    notes = [f"{clamped:.1%} of the pixels lie outside [0, 1] and are clamped"] if clamped else []
+    many = f"{n} images of a class" if min(shown.counts[:k]) == n else f"up to {n} images of a class"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks
+        ax = image_grid(grid)
+        ax.set_title("\n".join([title.replace("$", r"\$"), *notes]).strip(), fontsize=7, loc="left")
+        wide = (pixels.shape[3] + GAP) * n / ax.figure.get_figwidth()
+        buffer = io.BytesIO()
+        ax.figure.savefig(buffer, format="png", bbox_inches="tight", dpi=max(144, min(300, wide)),
+                          metadata={"Software": MARK})
+        plt.close(ax.figure)
+    files.write_bytes(buffer.getbuffer(), path)
+    return ", ".join([many if n > 1 else "an image of each class", *notes])
+
+
+def is_sheet(path):
+    """Whether there is a file that :func:`contact_sheet` wrote."""
+    with suppress(OSError, ValueError), Image.open(path) as picture:
+        return picture.info.get("Software") == MARK
+    return False
 
 
 def curve(x, values, ax=None, *, label, color=None):
@@ -255,7 +316,7 @@ def confusion_matrix(result, ax=None):
         for (row, column), share in np.ndenumerate(shares):
             if np.isfinite(share):
                 ax.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=9,
-                        color="white" if share > 60 else INK)  # fmt: skip
+                        color="white" if share > 60 else INK)
     every = range(0, len(names), math.ceil(len(names) / 25))  # more names would not be legible
     ax.set_xticks(every, [names[c] for c in every], rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(every, [names[c] for c in every])

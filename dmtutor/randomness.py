@@ -11,7 +11,7 @@ import torch
 
 from .checks import check_generator
 
-STREAMS = ("init", "network", "batch", "augment", "train")
+STREAMS = ("init", "network", "batch", "augment", "train", "method")  # a place in this row is for good
 
 
 def root_seed(generator):
@@ -49,8 +49,8 @@ def keyed_generator(root, stream, *key):
     ----------
     root : int
         The root of the run, see :func:`root_seed`.
-    stream : {"init", "network", "batch", "augment", "train"}
-        What is drawn.
+    stream : {"init", "network", "batch", "augment", "train", "method"}
+        What is drawn; ``"method"`` is for what a method draws besides.
     *key : int
         Which of them: usually the iteration, then the class.
 

@@ -76,10 +76,8 @@ def rank_correlation(truth, proxy, *, generator, resamples=1000):
     check_generator(generator)
     check_positive("resamples", resamples)
     if len(truth) != len(proxy) or len(truth) < 3 or not all(t.ndim in (1, 2) for t in (truth, proxy)):
-        raise ValueError(
-            "truth and proxy must be (n,) or (n, m) over the same n ≥ 3 networks; "
-            f"got {tuple(truth.shape)} and {tuple(proxy.shape)}"
-        )
+        raise ValueError("truth and proxy must be (n,) or (n, m) over the same n ≥ 3 networks; "
+                         f"got {tuple(truth.shape)} and {tuple(proxy.shape)}")
     networks = torch.randint(len(truth), (resamples, len(truth)), generator=generator)
     tables = [_resampled(table, resamples, generator).gather(1, networks) for table in (truth, proxy)]
     whole = [(table.double().mean(1) if table.ndim == 2 else table.double())[None] for table in (truth, proxy)]

@@ -1,13 +1,10 @@
 """The classes of one run, divided among the processes that ``torchrun`` starts.
 
-No class's gradient depends on another class, so the processes have nothing to tell each other while they work. They
-talk to show a loss, to save, and to put the result together.
+No class's gradient depends on another class, so the processes tell each other no number that a step needs. They talk to
+stop after the same step, to show a loss, to save, and to put the result together.
 """
 
 import os
-import signal
-import threading
-from contextlib import contextmanager
 
 import torch
 from torch import distributed
@@ -21,20 +18,26 @@ def join():
         distributed.init_process_group("gloo")
 
 
-def leave():
-    """Part from them: what follows is the first process's work alone."""
-    global parted
+def wait():
+    """Go on when all processes have come here."""
     if processes() > 1:
         distributed.barrier()
-        parted = True  # the group ends with its processes: to destroy it, torch 2.6 and 2.7 may wait for ever
 
 
-parted = False
+def finish():
+    """Share no more work: what follows is the first process's alone."""
+    global finished
+    if processes() > 1:
+        wait()
+        finished = True  # the group ends with its processes: to destroy it, torch 2.6 and 2.7 may wait for ever
+
+
+finished = False
 
 
 def processes():
-    """How many processes share the work: 1 outside ``torchrun``, and after :func:`leave`."""
-    together = distributed.is_available() and distributed.is_initialized() and not parted
+    """How many processes share the work: 1 outside ``torchrun``, and after :func:`finish`."""
+    together = distributed.is_available() and distributed.is_initialized() and not finished
     return distributed.get_world_size() if together else 1
 
 
@@ -84,59 +87,3 @@ def any_of(*flags):
     if processes() > 1:
         distributed.all_reduce(flags, distributed.ReduceOp.MAX)
     return flags.bool().tolist()
-
-
-ALL = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-@contextmanager
-def answered(answer, signals=ALL):
-    """Call ``answer(number, frame)`` on these signals inside: in the main thread, where Python hears them.
-
-    SIGHUP stays ignored where it is, as after ``nohup``.
-    """
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in signals}
-        before = {number: handler for number, handler in before.items()
-                  if number in (signal.SIGINT, signal.SIGTERM) or handler is not signal.SIG_IGN}  # fmt: skip
-    for number in before:
-        signal.signal(number, answer)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
-@contextmanager
-def interrupts_deferred(wanted=True):
-    """Where processes share the work, note SIGINT, SIGTERM and SIGHUP in a list instead of ending at once.
-
-    A step is done when all processes have done it, so they must stop after the same one to leave a state behind. A
-    process alone is interrupted at once, by all three as by Ctrl-C.
-    """
-    seen = []
-    if not wanted:
-        yield seen
-    elif processes() == 1:
-        with answered(interrupt, [number for number in ALL if number != signal.SIGINT]):
-            yield seen
-    else:
-        with answered(lambda number, frame: seen.append(number)):
-            yield seen
-
-
-def interrupt(number, frame):
-    """What Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def undisturbed():
-    """Hear signals only afterwards: for what must not be left half done."""
-    seen = []
-    with answered(lambda number, frame: seen.append(number)):
-        yield
-    if seen:
-        raise KeyboardInterrupt

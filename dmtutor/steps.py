@@ -1,19 +1,19 @@
 """What all methods have in common: the fields of their configurations, and steps that can be interrupted."""
 
 import warnings
-import zlib
 from copy import copy
-from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, NamedTuple
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
 from ._version import __version__
 from .augmentation import Draws, SiameseAugment
-from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_step_size
+from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_step_size, make_plain
 from .coresets import random_subset
-from .data import cap_ipc, check_every_class, check_ipc, ipc_by_class
-from .memory import keep_freed_memory, send
+from .data import cap_ipc, check_every_class, check_ipc, check_varied, ipc_by_class
+from .memory import keep_freed_memory
 from .networks import ConvNet, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
 
@@ -58,8 +58,6 @@ class Config:
         If a field is out of range.
     """
 
-    method: ClassVar[str]
-
     ipc: int | tuple[int, ...] = 10
     iterations: int
     batch_real: int = 16
@@ -75,6 +73,7 @@ class Config:
     pooling: str = "avg"
 
     def __post_init__(self):
+        make_plain(self)
         check_ipc_field(self.ipc)
         if self.depth is not None:
             check_positive("depth", self.depth)
@@ -88,6 +87,11 @@ class Config:
         if self.augment is not None:
             SiameseAugment(self.augment)
 
+    @classmethod
+    def reference(cls, **changes):
+        """The published setting; a ValueError where none is written."""
+        raise ValueError(f"setting must be quick for {cls.__name__}, which has no published one")
+
     @property
     def architecture(self):
         """The network's fields, as keywords of :class:`~dmtutor.ConvNet`."""
@@ -99,9 +103,10 @@ def start(steps_type, config_type, real, config, generator, **options):
     if not isinstance(config, config_type):
         raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
     check_every_class(real, options.get("classes"))
+    check_varied(real)
     if config.init == "real" and not real.counts.all():
         raise ValueError("init must be 'noise' where real holds some classes only: a start from real images is drawn "
-                         "for all of them; got 'real'")  # fmt: skip
+                         "for all of them; got 'real'")
     config = replace(config, ipc=resolve_ipc(real, config))
     if config.depth is None:
         config = replace(config, depth=default_depth(real.images.shape[2:]))
@@ -124,17 +129,49 @@ def resolve_ipc(real, config):
     capped = cap_ipc(real, ipc)
     if capped != ipc:
         few = [f"{name!r} {n}" for name, n in zip(real.classes, capped, strict=True) if n < ipc]
-        told = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
-        warnings.warn(f"ipc={ipc} is more than some classes have to start from: {told}", stacklevel=4)
+        listed = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
+        warnings.warn(f"ipc={ipc} is more than some classes have to start from: {listed}", stacklevel=4)
     return capped
 
 
 class Sent(NamedTuple):
-    """What an iteration draws, on the device: {class: (rows, ω)}, and weights."""
+    """What an iteration draws, on the device: {class: (rows, ω)}, weights, and what the method draws besides."""
 
     iteration: int | None
     draws: dict
     weights: list
+    drawn: list
+
+
+def send(tensors, device):
+    """Bring tensors from the CPU to a device, in one copy that the CPU does not wait for.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+        On the CPU, of any shapes and types.
+    device : torch.device
+
+    Returns
+    -------
+    list of Tensor
+        The same values there, parts of one buffer. On a CPU the tensors themselves.
+
+    Examples
+    --------
+    >>> numbers, rows = send([torch.ones(2, 3), torch.arange(2)], torch.device("meta"))
+    >>> numbers.shape, rows.dtype, rows.device
+    (torch.Size([2, 3]), torch.int64, device(type='meta'))
+    """
+    if device.type == "cpu":
+        return list(tensors)
+    # Every type begins at a multiple of 8 bytes.
+    sizes = [size for t in tensors for size in (t.nbytes, -t.nbytes % 8)]
+    buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for place, t in zip(buffer.split(sizes)[::2], tensors, strict=True):
+        place.view(t.dtype).view(t.shape).copy_(t)
+    parts = buffer.to(device, non_blocking=True).split(sizes)[::2]
+    return [part.view(t.dtype).view(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 
 class Step:
@@ -162,22 +199,29 @@ class Step:
 class Steps:
     """An iterator of :class:`Step`, one for each iteration. A method says what the loss is, and its gradient.
 
-    The state of a run is (configuration, root, iteration, and the tensors that ``variables`` names).
+    The state of a run is (configuration, root, iteration, and the tensors that ``variables`` names). A method's
+    ``config_type`` is a dataclass derived from :class:`Config`, whose docstring says what each field is; ``method`` is
+    the name under which sets and states are saved, the class's own if it gives no other.
     """
 
+    config_type = Config
     variables = ("images", "momentum")
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        cls.method = vars(cls).get("method", cls.__name__)
 
     def __init__(self, real, config, root):
         self.config, self.root, self.iteration, self.real = config, root, 0, real
         self.rows_of_class = [rows.cpu() for rows in real.rows_of_class]  # they are drawn on the CPU
         self.classes = range(len(real.classes))
         self.ipc = ipc_by_class(config.ipc, real.classes)  # of each class, also of those that are others' work
-        self._sent = Sent(None, {}, [])
+        self._sent = Sent(None, {}, [], [])
         self.augment = SiameseAugment(config.augment)
         self.network = ConvNet(
             channels=real.images.shape[1], image_size=real.images.shape[2:], classes=len(real.classes),
             **config.architecture, generator=keyed_generator(root, "network", 0),
-        ).requires_grad_(False)  # fmt: skip
+        ).requires_grad_(False)
         self.network.to(real.images[:0], memory_format=torch.channels_last)
         draw = keyed_generator(root, "init")
         if config.init == "real":
@@ -265,17 +309,28 @@ class Steps:
         rows, omegas = zip(*(self._sample(c, iteration) for c in self.classes), strict=True)
         omega, weights = Draws.join(omegas), self.draw_weights(iteration)
         everything = torch.cat(rows), omega.u.to(self.images.dtype), torch.cat([w.flatten() for w in weights])
-        all_rows, u, flat = send(everything, self.images.device)
+        all_rows, u, flat, *drawn = send([*everything, *self._own_draws(iteration)], self.images.device)
         if isinstance(self.real.images, torch.Tensor):  # what is on disk is read with the rows of the CPU
             rows = all_rows.split([len(r) for r in rows])
         parts = zip(rows, replace(omega, u=u).split(), strict=True)
         flat = flat.split([w.numel() for w in weights])
         weights = [part.view(w.shape) for part, w in zip(flat, weights, strict=True)]
-        self._sent = Sent(iteration, dict(zip(self.classes, parts, strict=True)), weights)
+        self._sent = Sent(iteration, dict(zip(self.classes, parts, strict=True)), weights, drawn)
 
     def draw_weights(self, iteration):
         """Weights that an iteration draws for all classes, on the CPU: none here."""
         return [torch.empty(0)]
+
+    def draws(self, iteration):
+        """What else a method draws in an iteration for all classes, tensors on the CPU: none here.
+
+        From ``keyed_generator(self.root, "method", iteration)``, so that every process and a resumed run draw the same.
+        """
+        return ()
+
+    def _own_draws(self, iteration):
+        """The same, numbers in the images' dtype."""
+        return [t.to(self.images.dtype) if t.is_floating_point() else t for t in self.draws(iteration)]
 
     @property
     def step_size(self):
@@ -286,34 +341,23 @@ class Steps:
     @property
     def synthetic(self):
         """The images as they are now: a copy."""
-        meta = {
-            "method": self.config.method,
-            "name": self.real.meta.get("name", ""),
-            "augment": self.real.meta.get("augment", "none"),
-            "config": asdict(self.config),
-            "iteration": self.iteration,
-            "versions": {"dmtutor": __version__, "torch": str(torch.__version__)},
-        }
-        if "resize" in self.real.meta:  # as the real images that it is judged by must be
-            meta["resize"] = self.real.meta["resize"]
+        meta = {"method": self.method, "name": self.real.meta.get("name", ""),
+                "augment": self.real.meta.get("augment", "none"), "config": asdict(self.config),
+                "iteration": self.iteration, "versions": {"dmtutor": __version__, "torch": str(torch.__version__)}}
+        for name in ("built_in", "fingerprint", "resize", "white"):  # the real images that it is judged by must be so
+            if name in self.real.meta:
+                meta[name] = self.real.meta[name]
         return replace(self.real, images=self.images.clone(), labels=self.labels.clone(), meta=meta)
 
-    @property
+    @cached_property
     def fingerprint(self):
-        """A checksum of labels, first and last image: with another one a state does not go on."""
-        some = (self.real.labels, self.real.images[0], self.real.images[-1])
-        return zlib.crc32(b"".join(t.cpu().contiguous().numpy().tobytes() for t in some))
+        """Of the real images and labels: with another one a state does not go on."""
+        return self.real.fingerprint
 
     def state_dict(self):
         """What it takes to go on later: plain types and tensors. Networks and batches follow from the root."""
-        return {
-            "method": self.config.method,
-            "config": asdict(self.config),
-            "root": self.root,
-            "real": self.fingerprint,
-            "iteration": self.iteration,
-            **{name: getattr(self, name).cpu().clone() for name in self.variables},
-        }
+        return {"method": self.method, "config": asdict(self.config), "root": self.root, "real": self.fingerprint,
+                "iteration": self.iteration, **{name: getattr(self, name).cpu().clone() for name in self.variables}}
 
     def finish(self):
         """Take the steps that are left: the images afterwards."""
@@ -324,24 +368,36 @@ class Steps:
     def load_state_dict(self, state):
         """Go on from a state of a run with the same configuration, generator and data.
 
-        With a constant schedule the number of iterations may be another one.
+        With a constant schedule the number of iterations may be another one. A field that the state does not know, for
+        it was written before there was one, has its default there.
 
         Raises
         ------
         ValueError
-            If one of them differs. Of the data only labels, first and last image are compared.
+            If one of them differs, by as little as one pixel.
         """
-        ours = {"method": self.config.method, **asdict(self.config)}
-        theirs = {"method": state.get("method"), **state["config"]}
-        different = [k for k in ours if theirs.get(k) != ours[k]]
+        there, here = (tuple(getattr(images, "shape", ()))[1:] for images in (state["images"], self.images))
+        if there != here:
+            raise ValueError(f"state must be of images of the same size, {here}; got {there}: another --size?")
+        ours, theirs = {"method": self.method}, {"method": state.get("method")}
+        if theirs == ours:
+            known = {f.name for f in fields(self.config)} & state["config"].keys()
+            there = type(self.config)(**{name: state["config"][name] for name in known})
+            ours, theirs = asdict(self.config), asdict(there)
+        different = [k for k in ours if theirs[k] != ours[k]]
         if different == ["iterations"] and self.config.schedule == "constant" and state["iteration"] <= len(self):
             different = []  # where the step size does not fall, a longer run begins as a shorter one
         if different:
-            changes = ", ".join(f"{k}={theirs.get(k)!r} there, {ours[k]!r} here" for k in different)
+            changes = ", ".join(f"{k}={theirs[k]!r} there, {ours[k]!r} here" for k in different)
             raise ValueError(f"state must be of a run with the same configuration; got {changes}")
         if state["root"] != self.root:
             raise ValueError("state must be of a run with the same seed; this one had another")
         if state["real"] != self.fingerprint:
-            raise ValueError("state must be of a run on the same data; this one had other images")
+            raise ValueError("state must be of a run on the same data; since then images were added, taken away, "
+                             "swapped or changed")
+        for name in self.variables:
+            shape, found = getattr(self, name).shape, getattr(state.get(name), "shape", None)
+            if found != shape:
+                raise ValueError(f"state must hold {name} of {tuple(shape)}; got {found and tuple(found)}")
         tensors = {name: state[name].to(getattr(self, name)) for name in self.variables}
         vars(self).update(tensors, iteration=state["iteration"])

@@ -22,10 +22,8 @@ class Table:
 
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         body = "\n".join(line("td", row) for row in self.rows)
-        return (
-            f'<table class="dmtutor">{caption}\n<thead>{line("th", self.columns)}</thead>\n'
-            f"<tbody>\n{body}\n</tbody>\n</table>"
-        )
+        return (f'<table class="dmtutor">{caption}\n<thead>{line("th", self.columns)}</thead>\n'
+                f"<tbody>\n{body}\n</tbody>\n</table>")
 
     def __repr__(self):
         lines = [self.columns, *self.rows]

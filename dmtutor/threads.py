@@ -6,6 +6,7 @@ the result is that of one thread, to the bit, and two free cores are still twice
 """
 
 import functools
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 
 
 @contextmanager
-def one():
+def single_threaded():
     """Compute with one of torch's threads inside, and as before afterwards."""
     before = torch.get_num_threads()
     if before == 1:
@@ -27,7 +28,7 @@ def one():
         torch.set_num_threads(before)
 
 
-def each(function, parts, device, *, done=None):
+def parallel_map(function, parts, device, *, done=None):
     """What ``function`` returns for each of the parts, in their order, computed by one thread each.
 
     As many parts are computed at once as torch may use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``). With
@@ -50,14 +51,14 @@ def each(function, parts, device, *, done=None):
 
     Examples
     --------
-    >>> each(lambda n: torch.ones(n).sum(), [1, 2, 3], torch.device("cpu"))
+    >>> parallel_map(lambda n: torch.ones(n).sum(), [1, 2, 3], torch.device("cpu"))
     [tensor(1.), tensor(2.), tensor(3.)]
     """
     parts, done = list(parts), done or (lambda: None)
     workers = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" else 1
     if workers < 2:
         results = []
-        with one():
+        with single_threaded():
             for part in parts:
                 results.append(function(part))
                 done()
@@ -96,3 +97,7 @@ def pool(workers):
     born.wait()
     torch.set_num_threads(before)  # a thread's number is also that of all threads born later
     return executor
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.cache_clear)  # a forked process has none of its parent's threads

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from . import threads
-from .checks import check_ipc_field, check_number, check_positive, check_step_size, fill
+from .checks import check_flag, check_ipc_field, check_not_negative, check_positive, check_step_size, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -19,13 +18,11 @@ from .steps import Config, Steps, start
 class DDConfig(Config):
     """All that changes the result of dataset distillation, besides the data and the seed.
 
-    The defaults are quick: a minute at one image per class. :meth:`reference` gives the published setting.
+    The defaults are quick: a minute at one image per class. :meth:`reference` gives the published setting. Beside the
+    fields of :class:`~dmtutor.steps.Config` there are these.
 
     Parameters
     ----------
-    ipc : int or tuple of int
-        Synthetic images per class, or of each class in order. Where they start as real ones, an integer is at most what
-        a class has.
     iterations : int
         Steps on pixels and step sizes; each draws new networks.
     batch_real : int
@@ -33,25 +30,13 @@ class DDConfig(Config):
     lr_img : float
         Step size of Adam on the pixels, which are of unit variance: Adam's steps do not follow the length of the
         gradients through a training.
-    schedule : {"linear", "constant"}
-        Whether the steps fall linearly to zero over the iterations.
     momentum : float
         Of Adam's mean gradient, β₁, in [0, 1).
-    init : {"real", "noise"}
-        Start from random real images or from Gaussian noise.
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`, drawn once for each class and iteration and applied to real and
         synthetic images alike; the data set's own if None.
-    width : int
-        Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
-    depth : int, optional
-        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
     norm : {"instance", "batch", "layer", "group", "none"}
         Its norm after each convolution. ``"batch"`` is refused.
-    activation : {"relu", "leakyrelu", "sigmoid", "swish"}
-        Its activation.
-    pooling : {"avg", "max", "none"}
-        Its pooling at the end of each block.
     inner_steps : int, optional
         τ, the training steps on the synthetic images that are unrolled. If None, 10, or as many more as it takes for
         every image to have its turn.
@@ -67,19 +52,12 @@ class DDConfig(Config):
         Keep only the weights after each training step and compute its activations again for the backward pass:
         memory of one training step instead of τ, for more time.
 
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
-
     Examples
     --------
     >>> DDConfig(inner_steps=0)
     Traceback (most recent call last):
     ValueError: inner_steps must be a positive integer; got 0
     """
-
-    method: ClassVar[str] = "dd"
 
     iterations: int = 200
     batch_real: int = 8
@@ -104,15 +82,11 @@ class DDConfig(Config):
         fill(self, inner_steps=max(10, turns))
         check_positive("inner_steps", self.inner_steps)
         if self.inner_steps < turns:
-            raise ValueError(
-                f"inner_steps must be at least {turns}, for every image to have its turn; got {self.inner_steps}"
-            )
+            raise ValueError(f"inner_steps must be at least {turns}, for every image to have its turn; got "
+                             f"{self.inner_steps}")
         check_step_size("lr_net", self.lr_net)
-        check_number("lr_lr", self.lr_lr)
-        if not 0 <= self.lr_lr < float("inf"):
-            raise ValueError(f"lr_lr must not be negative; got {self.lr_lr!r}")
-        if not isinstance(self.checkpointing, bool):
-            raise ValueError(f"checkpointing must be True or False; got {self.checkpointing!r}")
+        check_not_negative("lr_lr", self.lr_lr)
+        check_flag("checkpointing", self.checkpointing)
         if self.norm == "batch":
             raise ValueError("norm must keep no statistics of its own beside the weights; got 'batch'")
 
@@ -140,7 +114,7 @@ class DDConfig(Config):
         """
         most = check_ipc_field(ipc)[2]
         published = dict(iterations=23_600, batch_real=102, lr_img=0.01, init="noise", inner_steps=3 * most,
-                         batch_syn=1, starts=1, lr_net=0.02, lr_lr=0.01, width=128, depth=3)  # fmt: skip
+                         batch_syn=1, starts=1, lr_net=0.02, lr_lr=0.01, width=128, depth=3)
         return cls(ipc=ipc, **{**published, **changes})
 
 
@@ -246,12 +220,11 @@ def train_as_learned(network, synthetic):
     >>> from dmtutor import from_arrays
     >>> train_as_learned(torch.nn.Identity(), from_arrays(torch.rand(2, 8, 8), [0, 1]))
     Traceback (most recent call last):
-    ValueError: synthetic must bring step sizes, as the sets of dd_steps do; its meta has augment
+    ValueError: synthetic must bring step sizes, as the sets of dd_steps do; its meta has augment, fingerprint
     """
     if "step_sizes" not in synthetic.meta:
-        raise ValueError(
-            f"synthetic must bring step sizes, as the sets of dd_steps do; its meta has {', '.join(synthetic.meta)}"
-        )
+        raise ValueError("synthetic must bring step sizes, as the sets of dd_steps do; its meta has "
+                         f"{', '.join(synthetic.meta)}")
     step_sizes = synthetic.images.new_tensor(synthetic.meta["step_sizes"])
     rows = turns(synthetic.labels, synthetic.meta["config"]["batch_syn"], len(step_sizes))
     params = dict(network.named_parameters())
@@ -274,21 +247,15 @@ def dd_steps(real, *, config, generator):
     Parameters
     ----------
     real : LabeledImages
-        The run is on its device and in its dtype.
     config : DDConfig
     generator : torch.Generator
-        Gives the root of the run, once.
+        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
 
     Returns
     -------
     DDSteps
         An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations, and
         ``synthetic.meta["step_sizes"]`` holds the learned step sizes.
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the configuration does not fit the data.
 
     References
     ----------
@@ -311,6 +278,8 @@ class DDSteps(Steps):
     """The iterator that :func:`~dmtutor.dd_steps` returns. Its state is (configuration, root, iteration, pixels, step
     sizes, and Adam's two moments of both)."""
 
+    method = "dd"
+    config_type = DDConfig
     variables = ("images", "momentum", "square", "log_step_sizes", "log_momentum", "log_square")
 
     def __init__(self, real, config, root):
@@ -333,11 +302,9 @@ class DDSteps(Steps):
         step, momentum, square = adam(by_images, self.momentum, self.square, *settings)
         log_step, log_momentum, log_square = adam(by_logs, self.log_momentum, self.log_square, *settings)
         lr_log = self.config.lr_lr * self.step_size / self.config.lr_img  # one schedule for both
-        return loss, {
-            "images": self.images - self.step_size * step, "momentum": momentum, "square": square,
-            "log_step_sizes": self.log_step_sizes - lr_log * log_step, "log_momentum": log_momentum,
-            "log_square": log_square,
-        }  # fmt: skip
+        return loss, {"images": self.images - self.step_size * step, "momentum": momentum, "square": square,
+                      "log_step_sizes": self.log_step_sizes - lr_log * log_step, "log_momentum": log_momentum,
+                      "log_square": log_square}
 
     def loss_and_gradient(self):
         """The loss and its gradient by the pixels alone, see :meth:`loss_and_gradients`."""
@@ -353,7 +320,7 @@ class DDSteps(Steps):
             Gradient by the pixels.
         by_log_step_sizes : Tensor, (τ,)
         """
-        runs = threads.each(self._train_and_judge, range(self.config.starts), self.images.device)
+        runs = threads.parallel_map(self._train_and_judge, range(self.config.starts), self.images.device)
         return [torch.stack(values).mean(0) for values in zip(*runs, strict=True)]
 
     def _train_and_judge(self, i):
@@ -368,10 +335,8 @@ class DDSteps(Steps):
         real_labels = torch.cat([self.labels.new_full((len(batch),), c) for c, batch in enumerate(reals)])
         network = copy.deepcopy(self.network)  # another start may be computed at the same time
         network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration, i))
-        params = unroll(
-            network, dict(network.named_parameters()), torch.cat(syns), self.labels, logs.exp(),
-            rows=self.rows, checkpointing=self.config.checkpointing,
-        )  # fmt: skip
+        params = unroll(network, dict(network.named_parameters()), torch.cat(syns), self.labels, logs.exp(),
+                        rows=self.rows, checkpointing=self.config.checkpointing)
         loss = F.cross_entropy(functional_call(network, params, torch.cat(reals)), real_labels)
         return loss.detach(), *torch.autograd.grad(loss, (images, logs))
 

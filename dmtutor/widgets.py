@@ -14,13 +14,11 @@ from .plotting import arrange, mosaic
 WIDTH = 640  # pixels of the screen that tensors are enlarged to, where it has so many
 
 # The class `dark-light` and the inline styles keep the book's theme from dimming, padding or fading this.
-PAGE = (
-    '<figure style="margin:0;padding:0;color:inherit">'
-    '<figcaption style="margin:0;padding:0 0 .4em;font-size:15px;font-weight:normal;color:inherit;'
-    'text-align:left">{label}</figcaption>'
-    '<img class="dark-light" alt="{alt}" src="data:image/png;base64,{data}" '
-    'style="display:block;margin:0;padding:0;border-radius:0;height:auto;{style}"></figure>'
-)
+PAGE = ('<figure style="margin:0;padding:0;color:inherit">'
+        '<figcaption style="margin:0;padding:0 0 .4em;font-size:15px;font-weight:normal;color:inherit;'
+        'text-align:left">{label}</figcaption>'
+        '<img class="dark-light" alt="{alt}" src="data:image/png;base64,{data}" '
+        'style="display:block;margin:0;padding:0;border-radius:0;height:auto;{style}"></figure>')
 
 
 def frames(pictures, labels, *, description, alt, start=0):
@@ -106,10 +104,8 @@ def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
     first, second = descriptions
     check_text(descriptions=first, alt=alt)
     check_text(descriptions=second)
-    pages = [
-        [render(picture, f"{row}, {column}", alt) for picture, column in zip(line, columns, strict=True)]
-        for line, row in zip(pictures, rows, strict=True)
-    ]
+    pages = [[render(picture, f"{row}, {column}", alt) for picture, column in zip(line, columns, strict=True)]
+             for line, row in zip(pictures, rows, strict=True)]
     return follow(pages, [(first, len(rows), start[0]), (second, len(columns), start[1])])
 
 
@@ -131,12 +127,8 @@ def render(picture, label, alt):
         Image.fromarray(array).save(buffer, format="png", optimize=True)
         enlarge = min(10, max(1, WIDTH // array.shape[1]))  # whole, so that all pixels are of one size
         style = f"width:100%;max-width:{enlarge * array.shape[1]}px;image-rendering:pixelated"
-    return PAGE.format(
-        label=html.escape(str(label)),
-        alt=html.escape(f"{alt}: {label}"),
-        data=base64.b64encode(buffer.getvalue()).decode(),
-        style=style,
-    )
+    return PAGE.format(label=html.escape(str(label)), alt=html.escape(f"{alt}: {label}"),
+                       data=base64.b64encode(buffer.getvalue()).decode(), style=style)
 
 
 def follow(pages, sizes):
@@ -148,14 +140,8 @@ def follow(pages, sizes):
             raise ValueError(f"start must be in -{size} … {size - 1}; got {start}")
     wide = widgets.Layout(width="100%", margin="0")
     sliders = [
-        widgets.IntSlider(
-            value=start % size,
-            max=size - 1,
-            description=description,
-            readout=False,
-            style={"description_width": "initial"},
-            layout={"width": "auto", "max_width": f"{WIDTH}px"},
-        )
+        widgets.IntSlider(value=start % size, max=size - 1, description=description, readout=False,
+                          style={"description_width": "initial"}, layout={"width": "auto", "max_width": f"{WIDTH}px"})
         for description, size, start in sizes
     ]
     for slider in sliders:

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
-from dmtutor import condense, evaluate, from_arrays, from_dataset
+from dmtutor import condense, evaluate, from_arrays, from_dataset, load
 from dmtutor.arrays import held_out, labels
 
 RNG = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def pictures():
      [torch.from_numpy(x).permute(2, 0, 1) for x in FLOATS], torch.from_numpy(FLOATS).requires_grad_(),
      pictures()],
     ids=["arrays", "pictures", "tensors", "floats", "channels first", "with a gradient", "objects"],
-)  # fmt: skip
+)
 def test_lists_of_images(form):
     same(from_arrays(form, Y), from_arrays(X, Y), atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_a_remedy_is_named(x, remedy):
     [np.array(NAMES)[Y], np.array(NAMES, dtype=object)[Y], [NAMES[c] for c in Y], np.array(NAMES, dtype="S")[Y],
      np.array(NAMES)[Y][:, None]],
     ids=["text", "objects", "list", "bytes", "column"],
-)  # fmt: skip
+)
 def test_names_are_labels(y):
     same(from_arrays(X, y), from_arrays(X, Y, classes=NAMES))
     data = from_arrays(X, y, classes=NAMES[::-1])
@@ -157,11 +157,31 @@ def test_labels_are_a_copy():
     assert y[0] == 0
 
 
-def test_what_is_held_out_is_a_fifth_of_each_class_and_always_the_same():
-    y = RNG.permutation(np.repeat([0, 1, 2, 3], [1, 3, 10, 27]))
-    test = held_out(y)
-    assert np.bincount(y[test], minlength=4).tolist() == [0, 1, 2, 5]
-    assert np.array_equal(test, held_out(y))
+def test_what_is_held_out_is_about_a_fifth_of_each_class():
+    y = RNG.permutation(np.repeat([0, 1, 2, 3], [1, 2, 3, 1000]))
+    test = held_out(y, [RNG.bytes(8) for _ in y])
+    none, one, few, many = np.bincount(y[test], minlength=4)
+    assert (none, one) == (0, 1) and few in (1, 2) and 160 <= many <= 240
+
+
+def test_images_that_are_added_move_no_training_image_into_the_test_part():
+    """Nor one of a whole test part into the training part; but the only one of a small class may give way."""
+    keys = [f"{i}.png".encode() for i in range(400)]
+    y = np.arange(400) % 40
+    for n in (40, 77, 120, 200, 399):
+        few, all_ = held_out(y[:n], keys[:n]), held_out(y, keys)[:n]
+        counts = np.bincount(y[:n])
+        assert not (all_ & ~few)[counts[y[:n]] > 4].any()
+        assert not (few & ~all_)[np.bincount(y[:n][few], minlength=40)[y[:n]] > 1].any()
+    order = RNG.permutation(400)
+    assert np.array_equal(held_out(y[order], [keys[i] for i in order]), held_out(y, keys)[order])
+
+
+def test_a_copy_is_in_the_part_of_the_image(tmp_path):
+    x = RNG.integers(0, 256, (50, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", x_train=np.concatenate([x, x]), y_train=np.arange(100) % 2)
+    parts = [{image.numpy().tobytes() for image in part.images} for part in load(tmp_path / "own.npz")]
+    assert not set.intersection(*parts) and len(set.union(*parts)) == 50
 
 
 # Data sets -----------------------------------------------------------------------------------------------------------
@@ -169,7 +189,7 @@ def test_what_is_held_out_is_a_fifth_of_each_class_and_always_the_same():
 
 def test_a_data_set_of_tensors():
     same(from_dataset(TensorDataset(torch.from_numpy(FLOATS).permute(0, 3, 1, 2), torch.from_numpy(Y))),
-         from_arrays(FLOATS, Y))  # fmt: skip
+         from_arrays(FLOATS, Y))
 
 
 @pytest.mark.parametrize("transform", [None, ToTensor()])
@@ -206,7 +226,7 @@ class Failing(TensorDataset):
     [
         (DataLoader(TensorDataset(torch.zeros(2))), r"a DataLoader: use loader\.dataset"),
         (TensorDataset(torch.zeros(2, 8, 8)), "dataset must give pairs"),
-        ([{"image": 1, "label": 2}], "dataset must give pairs"),
+        ([{"image": 1, "label": 2}], r"its items are dict; give \[\(d\['image'\], d\['label'\]\) for d in"),
         ([(X[0], 0, "more")], "dataset must give pairs"),
         ([], "dataset must give pairs"),
         (7, "dataset must give pairs"),

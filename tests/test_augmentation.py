@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from runs import seeded
 
 from dmtutor.augmentation import OPERATIONS, Draws, SiameseAugment, cutmix
-from dmtutor.data import EVERYTHING
+from dmtutor.sources import EVERYTHING
 
 QUICK = settings(max_examples=40, deadline=None)
 unit = st.floats(0, 1, exclude_max=True, width=32)
@@ -44,7 +44,7 @@ def test_shape_and_dtype_are_kept(name):
 
 FACTOR_ONE = (1 - 1 / 1.2) / (1.2 - 1 / 1.2)
 NEUTRAL = {"color": (0.5, 0.5, 0.5), "crop": (0.5, 0.5), "flip": (0.5,), "scale": (FACTOR_ONE, FACTOR_ONE),
-           "rotate": (0.5,)}  # fmt: skip
+           "rotate": (0.5,)}
 
 
 @pytest.mark.parametrize("name", NEUTRAL)

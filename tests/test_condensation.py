@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,7 +98,7 @@ def test_an_unknown_field_lists_the_valid_ones():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "dmm"}, "method must be one of dd, dc, dsa, idm, dm; got 'dmm'"),
+        ({"method": "dmm"}, "method must be one of dd, dc, dsa, idm, dm, or a class derived from Steps; got 'dmm'"),
         ({"ipc": 0}, "ipc must be a positive integer; got 0"),
         ({"ipc": 11}, "ipc must be at most 10, the images of class 'even'; got 11"),
         ({"seed": -1}, "seed must"),
@@ -120,35 +121,27 @@ def test_bad_input_is_refused_before_any_step(monkeypatch, tmp_path, arguments, 
 # Checkpoints ---------------------------------------------------------------------------------------------------------
 
 
-def interrupt_after(monkeypatch, steps):
-    """A Ctrl-C before step number steps + 1."""
-    original, done = condensation.METHODS["dm"][1], []
+def interrupt_after(monkeypatch, count):
+    """A Ctrl-C before step number count + 1."""
+    advance, done = steps.Steps.__next__, []
 
-    def make(*args, **kwargs):
-        run = original(*args, **kwargs)
-        step = type(run).__next__
+    def stops(self):
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(1)
+        return advance(self)
 
-        class Interrupted(type(run)):
-            def __next__(self):
-                if len(done) == steps:
-                    raise KeyboardInterrupt
-                done.append(1)
-                return step(self)
-
-        run.__class__ = Interrupted
-        return run
-
-    monkeypatch.setitem(condensation.METHODS, "dm", (DMConfig, make))
+    monkeypatch.setattr(steps.Steps, "__next__", stops)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3])
-def test_interrupted_and_gone_on_it_equals_the_uninterrupted_run(tmp_path, steps):
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_interrupted_and_gone_on_it_equals_the_uninterrupted_run(tmp_path, count):
     whole = condense(real_images(), **TINY)
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, steps)
+        interrupt_after(patch, count)
         with pytest.raises(KeyboardInterrupt):
             condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
-    assert files.read(tmp_path / "run.pt", keys=["iteration"])["iteration"] == steps
+    assert files.read(tmp_path / "run.pt", keys=["iteration"])["iteration"] == count
     resumed = condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
     assert torch.equal(resumed.images, whole.images)
     assert resumed.meta == whole.meta
@@ -204,7 +197,7 @@ def test_a_history_has_the_loss_of_every_tenth_step(tmp_path):
     fields = {**TINY, "iterations": 35}
     condense(real_images(), **fields, history=tmp_path / "run.csv")
     run = dm_steps(real_images(), config=DMConfig(**{k: v for k, v in fields.items() if k != "progress"}),
-                   generator=torch.Generator().manual_seed(0))  # fmt: skip
+                   generator=torch.Generator().manual_seed(0))
     losses = {step.iteration: float(step.loss) for step in run}
     rows = rows_of(tmp_path / "run.csv")
     assert [int(row["iteration"]) for row in rows] == [10, 20, 30]
@@ -328,3 +321,52 @@ def test_killed_at_some_moment_it_goes_on_to_the_same_bits(tmp_path):
     resumed = condense(real_images(), **LONG, checkpoint=path)
     assert isinstance(resumed, LabeledImages)
     assert torch.equal(resumed.images, condense(real_images(), **LONG).images)
+
+
+@pytest.mark.parametrize("method", ["dm", "dsa", "dd"])
+def test_a_state_of_wrong_shapes_is_refused(tmp_path, method):
+    fields = {**TINY, "method": method, "checkpoint": tmp_path / "run.pt", "ipc": 1}
+    condense(real_images(), **fields)
+    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    for name in ("images", "momentum"):
+        for changed in (state[name][:1], state[name].flatten(), None, 3):
+            files.write({**state, name: changed}, tmp_path / "run.pt")
+            with pytest.raises(ValueError, match=rf"state must (hold {name} of|be of images)"):
+                condense(real_images(), **fields)
+
+
+def test_a_change_of_any_image_ends_a_resumption(tmp_path):
+    fields = {**TINY, "checkpoint": tmp_path / "run.pt"}
+    real = real_images()
+    condense(real, **fields)
+    order = torch.arange(20)
+    order[[4, 6]] = order[[6, 4]]  # of one class, neither first nor last
+    for changed in (real.select(order), real.select(order[:-2]), real.select(torch.cat([order, order[-2:]]))):
+        with pytest.raises(ValueError, match="state must be of a run on the same data; since then images were added"):
+            condense(changed, **fields)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    plain = condense(real_images(), **{**TINY, "seed": 3, "lr_img": 0.5})
+    ours = condense(real_images(), **{**TINY, "ipc": np.int64(2), "width": np.int32(4), "iterations": np.uint8(4),
+                                      "seed": np.int64(3), "lr_img": np.float32(0.5)})
+    assert torch.equal(ours.images, plain.images) and ours.meta == plain.meta
+    ours.save(tmp_path / "S.pt")
+    assert LabeledImages.load(tmp_path / "S.pt").meta == plain.meta
+    uneven = condense(real_images(), **{**TINY, "ipc": tuple(np.array([1, 2]))})
+    assert uneven.meta["config"]["ipc"] == (1, 2) and type(uneven.meta["config"]["ipc"][0]) is int
+
+
+def test_checkpoint_and_history_are_two_files(tmp_path):
+    with pytest.raises(ValueError, match="history must be another file than checkpoint"):
+        condense(real_images(), **TINY, checkpoint=tmp_path / "a", history=tmp_path / "a")
+
+
+def test_a_full_disk_does_not_take_a_finished_set(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(UserWarning, match=r"the state was not saved: '.*run\.pt' could not be written: No space left"):
+        made = condense(real_images(), **TINY, checkpoint=tmp_path / "run.pt")
+    assert torch.equal(made.images, condense(real_images(), **TINY).images)

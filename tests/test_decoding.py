@@ -18,7 +18,7 @@ def test_enlarging_is_bilinear_interpolation_of_every_tile(factor):
     seen = enlarge(images, factor)
     h, w = 6 // factor, 12 // factor
     one_by_one = [images[n : n + 1, :, i * h : (i + 1) * h, j * w : (j + 1) * w]
-                  for n in range(3) for i in range(factor) for j in range(factor)]  # fmt: skip
+                  for n in range(3) for i in range(factor) for j in range(factor)]
     expected = torch.cat([F.interpolate(part, (6, 12), mode="bilinear", align_corners=False) for part in one_by_one])
     torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(tiles(images, factor), torch.cat(one_by_one))
@@ -63,7 +63,7 @@ def test_factor_one_is_a_random_subset():
     (3, 1, "factor must divide the images' sides, 8 × 8; got 3"),
     (0, 1, "factor must be a positive integer; got 0"),
     (2, 2, "ipc must be at most 6, the images of class '0'; got 8"),
-])  # fmt: skip
+])
 def test_what_does_not_fit_is_refused(factor, ipc, message):
     with pytest.raises(ValueError) as caught:
         random_tiles(real_images(), ipc, factor=factor, generator=seeded())

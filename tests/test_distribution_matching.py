@@ -14,8 +14,9 @@ import torch
 from runs import InterruptAt, real_images, seeded
 
 from dmtutor import DMConfig, dm_steps, from_arrays, keyed_generator, mean_distance, threads
-from dmtutor.data import AUGMENT, LabeledImages
+from dmtutor.data import LabeledImages
 from dmtutor.memory import keep_freed_memory
+from dmtutor.sources import AUGMENT
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 5, "lr_img": 1.0, "width": 4, "depth": 2, "block": 3}
 
@@ -68,7 +69,7 @@ def test_the_published_setting():
     ours = DMConfig.reference()
     published = {"ipc": 10, "iterations": 20_000, "batch_real": 256, "lr_img": 1.0, "momentum": 0.5, "init": "real",
                  "augment": None, "width": 128, "depth": 3, "norm": "instance", "activation": "relu",
-                 "pooling": "avg"}  # fmt: skip
+                 "pooling": "avg"}
     assert {k: getattr(ours, k) for k in published} == published
     assert DMConfig.reference(ipc=99).lr_img == 1
     assert DMConfig.reference(ipc=100).lr_img == 10
@@ -378,7 +379,7 @@ def test_the_data_set_brings_its_augmentation():
 
 
 @pytest.mark.parametrize("fields", [{"norm": "batch", "block": "all"}, {"norm": "layer", "activation": "swish"},
-                                    {"pooling": "max", "norm": "group"}, {"ipc": 1, "block": 1}])  # fmt: skip
+                                    {"pooling": "max", "norm": "group"}, {"ipc": 1, "block": 1}])
 def test_every_network_condenses(fields):
     images = make(**fields).finish().images
     assert torch.isfinite(images).all()
@@ -522,6 +523,26 @@ def test_translated_it_is_the_same_and_translated_once(shape, amp, backend, monk
     assert difference < (0.1 if amp else 1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at it, else hidden
+def test_translations_of_many_runs_do_not_take_each_other_s_place(monkeypatch):
+    """torch keeps eight of one piece of code; a translation that the caller has made stays."""
+    translated, compile = [], torch.compile
+
+    def backend(graph, inputs):
+        translated.append(1)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend=backend, **options))
+    mine = torch.compile(lambda x: x + 1)
+    mine(torch.ones(2))
+    runs = [make(ipc=2, batch_real=2, block="class", compile=True, width=4 + i) for i in range(10)]
+    [next(run) for run in runs]
+    before = len(translated)
+    [next(run) for run in runs]
+    mine(torch.ones(2))
+    assert len(translated) == before >= 1 + len(runs)
+
+
 @pytest.mark.parametrize("block", [None, "all", "class", 3])
 def test_in_16_bits_loss_and_gradient_are_nearly_the_same(block):
     pixels = torch.rand(60, 16, 16, 3, generator=seeded())
@@ -590,7 +611,7 @@ def test_augmentation_off_leaves_networks_and_batches_as_they_were():
         steps = make(**fields)
         apply, inputs = steps.augment.apply, []
         steps.augment.apply = lambda x, draws: inputs.append(x.detach().clone()) or apply(x, draws)
-        with threads.one():  # the classes in their order
+        with threads.single_threaded():  # the classes in their order
             steps.loss_and_gradient()
             steps.iteration = 1
             steps.loss_and_gradient()
@@ -609,7 +630,7 @@ def test_batches_come_from_the_keyed_stream():
     steps = make(real, batch_real=3, block=100)
     apply, inputs = steps.augment.apply, []
     steps.augment.apply = lambda x, draws: inputs.append(x.detach().clone()) or apply(x, draws)
-    with threads.one():  # the first class first
+    with threads.single_threaded():  # the first class first
         steps.loss_and_gradient()
     pool = real.of_class(0)
     order = torch.randperm(len(pool), generator=keyed_generator(steps.root, "batch", 0, 0))
@@ -665,6 +686,34 @@ def test_a_state_of_another_configuration_is_refused():
     state = make(lr_img=2.0, width=8).state_dict()
     with pytest.raises(ValueError, match=r"same configuration.*lr_img=2\.0 there, 1\.0 here.*width=8 there, 4 here"):
         make().load_state_dict(state)
+
+
+def test_a_field_that_a_state_does_not_know_has_its_default_there():
+    """A state that was written before the library had the field goes on, where the field is left out."""
+    whole, begun = make().finish().images, make()
+    next(begun)
+    state = begun.state_dict()
+    for name in ("average", "amp", "schedule", "pooling"):
+        del state["config"][name]
+    again = make()
+    again.load_state_dict(state)
+    assert torch.equal(again.finish().images, whole)
+    with pytest.raises(ValueError, match=r"same configuration; got pooling='avg' there, 'max' here"):
+        make(pooling="max").load_state_dict(state)
+
+
+def test_a_device_s_own_block_is_no_part_of_the_state(monkeypatch):
+    """What a CPU has begun goes on where another block is the default."""
+    begun = make(block=None)
+    next(begun)
+    assert begun.block == 16 and begun.config.block is None
+    monkeypatch.setattr("dmtutor.distribution_matching.default_block", lambda config, real: "class")
+    again = make(block=None)
+    again.load_state_dict(begun.state_dict())
+    assert again.block == "class"
+    torch.testing.assert_close(again.finish().images, begun.finish().images)
+    with pytest.raises(ValueError, match="block=None there, 2 here"):
+        make(block=2).load_state_dict(begun.state_dict())
 
 
 def test_a_state_of_other_images_is_refused():

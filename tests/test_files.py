@@ -1,5 +1,9 @@
 import os
 import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -169,3 +173,103 @@ def test_what_is_there_is_not_touched(tmp_path, there):
 def test_a_new_folder_needs_a_place(tmp_path):
     with pytest.raises(ValueError, match="folder that exists"):
         files.check_new_folder(tmp_path / "missing" / "new")
+
+
+def test_writers_beside_each_other_lose_and_swap_nothing(tmp_path):
+    """Of one process, as of two with one number: in containers, say."""
+
+    def write(writer):
+        seen = []
+        for i in range(60):
+            path = tmp_path / f"S_{writer}_{i % 3}.pt"
+            files.write_bytes(f"{path.name} {i}".encode() * 2000, path)
+            seen.append(path.read_bytes() == f"{path.name} {i}".encode() * 2000)
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(all(seen) for seen in pool.map(write, range(2)))
+    assert len(os.listdir(tmp_path)) == 6
+
+
+def test_what_a_kill_has_left_is_in_nobodys_way(tmp_path):
+    for pid in (os.getpid(), 1):
+        (tmp_path / f".{pid}.partial").mkdir()
+    files.write(CONTENT, tmp_path / "a.pt")
+    with files.new_folder(tmp_path / "new") as folder:
+        (folder / "a").write_text("b")
+    assert (tmp_path / "new" / "a").read_text() == "b"
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    files.write({"x": torch.arange(5000.0)}, path)
+    whole = path.read_bytes()
+    for place in (3000, 9000, 15_000):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"a\.pt.* is not a file of dmtutor, or it is damaged"):
+            files.read(path, keys=())
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match=r"a\.pt' could not be written: No space left on device"):
+        files.write(CONTENT, tmp_path / "a.pt")
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_ones_own_is_replaced(tmp_path):
+    path = tmp_path / "a.pt"
+    files.check_replaced(path, "--output")
+    path.write_bytes(b"precious")
+    files.check_replaced(path, "--output", own=True)
+    with pytest.raises(ValueError, match=r"--output must be a new file; '.*a\.pt' is there .*--overwrite"):
+        files.check_replaced(path, "--output")
+    path.chmod(0o444)
+    with pytest.raises(ValueError, match="is protected"):
+        files.check_replaced(path, "--output", own=True)
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"not a link; .* leads to 'nowhere'"):
+        files.check_replaced(tmp_path / "link", "--output", own=True)
+
+
+def test_files_of_one_run_are_different(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.check_different(output="a", checkpoint="b", history=None, more=None)
+    (tmp_path / "link").symlink_to("a")
+    for same in ("./a", "link", tmp_path / "a"):
+        with pytest.raises(ValueError, match="checkpoint must be another file than output; got"):
+            files.check_different(output="a", checkpoint=same)
+
+
+def test_one_run_at_a_time(tmp_path):
+    path = tmp_path / "S.pt"
+    with files.locked(path, "--output"):
+        message = r"--output must be one run's alone; another one is writing '.*S\.pt'"
+        with pytest.raises(ValueError, match=message), files.locked(path, "--output"):
+            pytest.fail("two at once")
+        with files.locked(tmp_path / "T.pt"):
+            pass
+    assert os.listdir(tmp_path) == []
+    turns, held = [], threading.Lock()
+
+    def take(_):
+        while len(turns) < 200:
+            try:
+                with files.locked(path):
+                    assert held.acquire(blocking=False)
+                    turns.append(1)
+                    held.release()
+            except ValueError:
+                pass
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(take, range(2)))
+
+
+def test_the_lock_of_a_process_that_was_killed_holds_nobody(tmp_path):
+    code = "import os, sys; from dmtutor import files\nwith files.locked(sys.argv[1]): os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "S.pt")]).returncode == -9
+    assert os.listdir(tmp_path) == [".S.pt.lk"]
+    with files.locked(tmp_path / "S.pt"):
+        pass
+    assert os.listdir(tmp_path) == []

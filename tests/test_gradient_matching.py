@@ -14,7 +14,7 @@ from dmtutor.evaluation import batches
 from dmtutor.gradient_matching import LOOPS, DCConfig, DSAConfig, dc_steps, gradient_distance
 
 TINY = {"ipc": 2, "iterations": 5, "batch_real": 4, "lr_img": 0.5, "width": 4, "depth": 2, "steps_per_network": 3,
-        "training_epochs": 2, "batch_train": 4}  # fmt: skip
+        "training_epochs": 2, "batch_train": 4}
 
 
 def make(real=None, seed=0, config_type=DCConfig, **fields):
@@ -132,7 +132,7 @@ def test_the_published_setting():
     published = {"ipc": 10, "iterations": 10_000, "batch_real": 256, "lr_img": 0.1, "schedule": "constant",
                  "momentum": 0.5, "init": "noise", "augment": "none", "width": 128, "depth": 3, "norm": "instance",
                  "steps_per_network": 10, "training_epochs": 50, "lr_net": 0.01, "batch_train": 256,
-                 "distance": "cosine"}  # fmt: skip
+                 "distance": "cosine"}
     assert {k: getattr(ours, k) for k in published} == published
     for ipc in (1, 10, 50):
         config = DSAConfig.reference(ipc=ipc)
@@ -352,7 +352,7 @@ def test_it_learns(init):
 
 
 @pytest.mark.parametrize("fields", [{"norm": "layer", "activation": "swish"}, {"pooling": "max", "norm": "group"},
-                                    {"ipc": 1}, {"norm": "none", "activation": "sigmoid"}])  # fmt: skip
+                                    {"ipc": 1}, {"norm": "none", "activation": "sigmoid"}])
 def test_every_network_condenses(fields):
     assert torch.isfinite(make(**fields).finish().images).all()
 

@@ -13,7 +13,8 @@ import torch
 
 import dmtutor.__main__ as shell
 import dmtutor.steps as steps_module
-from dmtutor import DMConfig, LabeledImages, load, load_exported
+from dmtutor import DMConfig, LabeledImages, Recipe, flags, load, load_exported
+from dmtutor.condensation import METHODS
 
 QUICK = ["--ipc", "2", "--iterations", "2", "--width", "4"]
 JUDGE = ["--networks", "1", "--random-sets", "3"]
@@ -21,7 +22,7 @@ JUDGE = ["--networks", "1", "--random-sets", "3"]
 
 @pytest.fixture(autouse=True)
 def quick_recipe(monkeypatch):
-    monkeypatch.setitem(shell.RECIPES, "quick", lambda **fields: shell.Recipe(epochs=2, width=4, **fields))
+    monkeypatch.setitem(shell.RECIPES, "quick", lambda **fields: Recipe(epochs=2, width=4, **fields))
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_every_field_of_the_configuration_is_a_flag(folder, monkeypatch):
     values = {"ipc": 3, "iterations": 7, "batch_real": 9, "lr_img": 0.25, "schedule": "constant", "momentum": 0.75,
               "init": "noise",
               "augment": "crop_rotate", "width": 12, "depth": 2, "norm": "batch", "activation": "swish",
-              "pooling": "max", "block": "all", "average": 0.5, "compile": False, "amp": True}  # fmt: skip
+              "pooling": "max", "block": "all", "average": 0.5, "compile": False, "amp": True}
     assert set(values) == {f.name for f in dataclasses.fields(DMConfig)}
     taken = {}
 
@@ -143,7 +144,7 @@ def test_the_published_setting_with_a_field_changed(folder, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shell, "condense", condense)
-    run(["condense", "--dataset", "data.npz", "--output", "S.pt", "--setting", "reference", "--iterations", "7"])
+    run(["condense", "--dataset", "data.npz", "--output", "S.pt", "--setting", "published", "--iterations", "7"])
     expected = dataclasses.asdict(DMConfig.reference(iterations=7))
     assert {name: taken[name] for name in expected} == expected
 
@@ -151,22 +152,27 @@ def test_the_published_setting_with_a_field_changed(folder, monkeypatch):
 def test_help_names_every_command_and_default(capsys):
     for command in ("", "condense ", "evaluate ", "export "):
         assert run(f"{command}--help") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "mnist5k" in words and "--method NAME --help lists them" in words
+    assert "--lr-img" not in words and "--width" not in words
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_help_of_a_method_has_its_fields_alone(capsys, method):
+    assert run(f"condense --method {method} --help") == 0
     out = capsys.readouterr().out
-    assert "mnist5k" in out
-    assert "--lr-img" in out
+    shown = set(re.findall(r"^  --([\w-]+) X\s", out, re.M))
+    assert shown == {f.name.replace("_", "-") for f in dataclasses.fields(METHODS[method].config_type)}
     words = " ".join(out.split())
-    for line in ("--width X Channels of each block of the network, see ConvNet [32]", "[idm, dm: by the data]",
-                 "--lr-img X Step size on the pixels [dd: 0.1; dc, dsa, idm, dm: by the data]"):  # fmt: skip
-        assert line in words
+    assert "--width X Channels of each block of the network, see ConvNet [32]" in words
+    assert f"--lr-img X {'Step size of Adam on' if method == 'dd' else 'Step size on the pixels ['}" in words
 
 
-@pytest.mark.parametrize("method", shell.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_field_has_a_line_of_help_from_its_docstring(method):
-    config_type, _ = shell.METHODS[method]
-    told = shell._fields()
-    for field in dataclasses.fields(config_type):
-        words = told[field.name][1].partition(" [")[0]
-        assert len(words) > 10 and "`" not in words and ":class" not in words, field.name
+    for name, (_, meaning) in flags.field_flags(METHODS[method].config_type).items():
+        words = meaning.partition(" [")[0]
+        assert len(words) > 10 and "`" not in words and ":class" not in words, name
 
 
 def test_interrupted_it_says_how_to_go_on(folder, capsys, monkeypatch):
@@ -226,7 +232,7 @@ def test_steps_that_are_too_large_end_in_advice(folder, capsys, method, lr):
 
 def test_a_finished_run_goes_on_where_the_step_does_not_fall(folder, capsys):
     command = ["condense", "--dataset", "data.npz", "--no-evaluate", "--width", "4", "--ipc", "2", "--checkpoint",
-               "run.pt"]  # fmt: skip
+               "run.pt"]
     constant = ["--schedule", "constant", "--output", "S.pt"]
     for iterations in ("3", "7"):
         assert run([*command, *constant, "--iterations", iterations]) == 0
@@ -234,7 +240,10 @@ def test_a_finished_run_goes_on_where_the_step_does_not_fall(folder, capsys):
     assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
     fails(capsys, [*command, *constant, "--iterations", "6"], "iterations=7 there, 6 here")
     (folder / "run.pt").unlink()
-    assert run([*command, "--output", "S.pt", "--iterations", "3"]) == 0
+    other = [*command, "--output", "S.pt", "--iterations", "3"]
+    fails(capsys, other, "--output must be a new file; 'S.pt' is there and holds something else", "--overwrite")
+    (folder / "run.pt").unlink(missing_ok=True)
+    assert run([*other, "--overwrite"]) == 0
     fails(capsys, [*command, "--output", "S.pt", "--iterations", "7"], "iterations=3 there, 7 here")
 
 
@@ -269,25 +278,29 @@ def test_export_says_what_it_costs_and_judges_before_and_after(folder, capsys, o
     if output != "out":  # to the bit the same images: the same networks
         assert before.replace("before", " after") == after and change.split()[1] == "+0.0"
     expected = shell.evaluate(synthetic, load("data.npz")[1].normalized_like(synthetic), networks=2,
-                              recipe=shell.RECIPES["quick"](), generator=torch.Generator().manual_seed(0))  # fmt: skip
+                              recipe=shell.RECIPES["quick"](), generator=torch.Generator().manual_seed(0))
     assert before.strip() == f"before: {expected}"
 
 
-def test_one_line_tells_what_will_be_done(folder, capsys):
+def test_one_line_tells_what_will_be_done(folder, capsys, monkeypatch):
     command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE]
     expected = (
-        "read 30 training and 10 test images, 2 classes of 15, 16×16 grey; dm, 4 images, 2 per class: 2 steps, "
-        "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then 4 networks "
-        "of depth 3 to judge, augmentation color_crop_cutout_flip_scale_rotate, about 1 s\n"
+        "read 30 training and 10 test images, 2 classes of 15 (0, 1), 16×16 grey; dm, 4 images, 2 per class: 2 steps, "
+        "augmentation color_crop_cutout_flip_scale_rotate, network of depth 3 and width 4, about 1 s; then networks of "
+        "depth 3 to judge, augmentation color_crop_cutout_flip_scale_rotate: 1 on the set, about 1 s, 3 on random "
+        "images, about 1 s\n"
     )
     assert run([*command, "--dry-run"]) == 0
-    assert capsys.readouterr() == (expected, "")
-    assert os.listdir() == ["data.npz"]
+    assert capsys.readouterr() == (expected + "S.pt.png: as they are read, 6 images of a class\n", "")
+    assert sorted(os.listdir()) == ["S.pt.png", "data.npz"]
     assert run(command) == 0
     assert capsys.readouterr().err.startswith(expected)
-    assert run([*command, "--dry-run", "--no-evaluate", "--size", "64", "--resize", "pad"]) == 0
+    assert run([*command, "--dry-run", "--no-evaluate", "--size", "64", "--resize", "pad", "--overwrite"]) == 0
     told = capsys.readouterr().out
     assert "64×64 grey (others between bars); dm" in told and "depth 4" in told and "judge" not in told
+    Path("S.pt.png").write_bytes(b"a picture of mine")
+    monkeypatch.setattr(shell, "load", lambda *_, **__: pytest.fail("data were read"))
+    fails(capsys, [*command, "--dry-run"], "the drawing of a dry run must be a new file; 'S.pt.png' is there")
 
 
 def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
@@ -295,12 +308,12 @@ def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
     recipes = []
     real_evaluate = shell.evaluate
     monkeypatch.setattr(shell, "evaluate", lambda *a, recipe, **k: recipes.append(recipe) or
-                        real_evaluate(*a, recipe=recipe, **k))  # fmt: skip
+                        real_evaluate(*a, recipe=recipe, **k))
     command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE, "--augment", "crop_rotate"]
     everything = "color_crop_cutout_flip_scale_rotate"
     assert run(command) == 0
     err = capsys.readouterr().err
-    assert "augmentation crop_rotate, network" in err and f"to judge, augmentation {everything}, about" in err
+    assert "augmentation crop_rotate, network" in err and f"to judge, augmentation {everything}: 1 on" in err
     whole = (folder / "S.pt").read_bytes()
     meta = LabeledImages.load("S.pt").meta
     assert (meta["augment"], meta["config"]["augment"]) == (everything, "crop_rotate")
@@ -310,14 +323,14 @@ def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
     recipes.clear()
     assert run([*command, *judge, "--whole"]) == 0
     out, err = capsys.readouterr()
-    assert "to judge, augmentation crop_rotate, about" in err and everything not in err
+    assert "to judge, augmentation crop_rotate: 1 on" in err and everything not in err
     assert (folder / "S.pt").read_bytes() == whole
     scores = out.splitlines()[1:]
     assert len(scores) == 3
     assert run(["evaluate", "S.pt", "--dataset", "data.npz", *JUDGE, *judge, "--whole"]) == 0
     again, err = capsys.readouterr()
     assert again.splitlines() == scores
-    assert "to judge, augmentation crop_rotate, about" in err and everything not in err
+    assert "to judge, augmentation crop_rotate: 1 on" in err and everything not in err
     assert run(["export", "S.pt", "out.npz", "--dataset", "data.npz", "--networks", "1", *judge]) == 0
     assert [recipe.augment for recipe in recipes] == ["crop_rotate"] * 8
     capsys.readouterr()
@@ -325,7 +338,7 @@ def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
     other = LabeledImages.load("S.pt")
     dataclasses.replace(other, meta={**other.meta, "augment": "flip"}).save("T.pt")
     assert run(["evaluate", "T.pt", "--dataset", "data.npz", *JUDGE]) == 0
-    assert f"to judge, augmentation {everything} or flip, about" in capsys.readouterr().err
+    assert f"to judge, augmentation {everything} or flip: 1 on" in capsys.readouterr().err
 
 
 def test_a_judge_that_cannot_be_is_refused_before_any_work(folder, capsys, monkeypatch):
@@ -335,7 +348,7 @@ def test_a_judge_that_cannot_be_is_refused_before_any_work(folder, capsys, monke
     for command in ("condense --output T.pt", "evaluate S.pt", "export S.pt out"):
         for wrong in ("mirror", "crop_crop", "crop-rotate"):
             fails(capsys, f"{command} --dataset data.npz --judge-augment {wrong}", f"got {wrong!r}",
-                  "--judge-augment must be 'none', or different operations of color, crop, cutout")  # fmt: skip
+                  "--judge-augment must be 'none', or different operations of color, crop, cutout")
     assert sorted(os.listdir()) == there
 
 
@@ -343,15 +356,15 @@ def test_a_dry_run_finds_what_is_wrong(folder, capsys):
     fails(capsys, "condense --dataset data.npz --output S.pt --dry-run --ipc 16", "ipc must be at most 15")
     run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate", "--checkpoint", "run.pt"])
     fails(capsys, ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--dry-run", "--seed", "1",
-                   "--checkpoint", "run.pt"], "seed")  # fmt: skip
+                   "--checkpoint", "run.pt"], "seed")
 
 
 def test_warnings_take_one_line_and_come_once(folder, capsys):
-    x, y = np.zeros((8, 16, 16), np.uint8), np.arange(8) % 2
+    x, y = np.random.default_rng(0).integers(0, 256, (8, 16, 16), np.uint8), np.arange(8) % 2
     np.savez("more.npz", x_train=x, y_train=y, notes=y)
-    assert run(["condense", "--dataset", "more.npz", "--output", "S.pt", *QUICK, "--dry-run", "--no-evaluate"]) == 0
+    assert run("condense --dataset more.npz --output S.pt --ipc 1 --dry-run --no-evaluate --width 4") == 0
     out, err = capsys.readouterr()
-    assert err == "note: in 'more.npz' left out: notes\n" and out.count("\n") == 1
+    assert err == "note: in 'more.npz' left out: notes\n" and out.count("\n") == 2
 
 
 def test_as_a_program(folder):
@@ -378,13 +391,15 @@ def test_several_seeds_make_several_sets_and_an_interval(folder, capsys):
     assert run([*command, "--output", "S.pt", "--seeds", "3", "--seed", "4"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[:3] == [f"S_{i}.pt: 4 images, 2 per class of data.npz" for i in (4, 5, 6)]
-    assert "3 sets, one network each" in out.splitlines()[3]
-    assert "dm, 3 sets of 4 images, 2 per class: 2 steps each" in err and "then 6 networks" in err
+    assert [line.split(":")[0] for line in out.splitlines()[3:6]] == ["   S_4.pt", "   S_5.pt", "   S_6.pt"]
+    assert "3 sets, one network each" in out.splitlines()[6]
+    assert "dm, 3 sets of 4 images, 2 per class: 2 steps each" in err and ": 3 on 3 sets, about" in err
     assert sorted(os.listdir()) == ["S_4.pt", "S_5.pt", "S_6.pt", "data.npz"]
     assert run([*command, "--no-evaluate", "--output", "one.pt", "--seed", "5"]) == 0
     assert (folder / "one.pt").read_bytes() == (folder / "S_5.pt").read_bytes()
+    capsys.readouterr()
     assert run(["evaluate", "S_4.pt", "S_5.pt", "S_6.pt", "--dataset", "data.npz", *JUDGE, "--seed", "4"]) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == out.splitlines()[-2:]
+    assert capsys.readouterr().out.splitlines() == out.splitlines()[3:]
 
 
 def test_several_seeds_go_on_where_they_were_stopped(folder, monkeypatch):
@@ -417,11 +432,11 @@ def test_another_network_and_the_whole_set_can_judge(folder, capsys):
     assert run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *judge]) == 0
     out, err = capsys.readouterr()
     assert [line.split(":")[0].strip() for line in out.splitlines()[1:]] == ["condensed", "random", "whole set"]
-    assert "then 5 mlp networks to judge" in err
+    assert "then mlp networks to judge" in err and ", 1 on all images, about" in err
     assert run(["evaluate", "S.pt", "--dataset", "data.npz", *judge]) == 0
     again, err = capsys.readouterr()
     assert again.splitlines() == out.splitlines()[1:]
-    assert "10 test images, 2 classes of 15, 16×16 grey (others cut to fit); 5 mlp networks to judge, augm" in err
+    assert "10 test images, 2 classes of 15 (0, 1), 16×16 grey (others cut to fit); mlp networks to judge, augm" in err
 
 
 def test_the_set_knows_the_size_of_its_images(folder, capsys):
@@ -437,11 +452,13 @@ def test_the_set_knows_the_size_of_its_images(folder, capsys):
 def test_uneven_classes_are_told_and_judged_class_by_class(folder, capsys):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (40, 16, 16), dtype=np.uint8)
-    np.savez("uneven.npz", x=x, y=np.repeat(["cat", "dog", "owl"], [25, 12, 3]))
+    test = np.r_[0:5, 25:27, 37]
+    train, y = np.setdiff1d(np.arange(40), test), np.repeat(["cat", "dog", "owl"], [25, 12, 3])
+    np.savez("uneven.npz", x_train=x[train], y_train=y[train], x_test=x[test], y_test=y[test])
     assert run(["condense", "--dataset", "uneven.npz", "--output", "S.pt", *QUICK, *JUDGE, "--ipc", "5"]) == 0
     out, err = capsys.readouterr()
     assert "note: ipc=5 is more than some classes have to start from: 'owl' 2\n" in err and err.count("note:") == 1
-    assert "3 classes of 2 (owl) to 20 (cat) images" in err and "2 to 5 per class: 2 steps" in err
+    assert "3 classes (cat 20, dog 10, owl 2)" in err and "2 to 5 per class (cat 5, dog 5, owl 2): 2 steps" in err
     first, condensed, random = out.splitlines()
     assert first == "S.pt: 12 images, 2 to 5 per class of uneven.npz"
     assert re.search(r"; balanced \d+\.\d %, least \d+\.\d % \((cat|dog|owl)\)$", condensed)
@@ -460,7 +477,7 @@ def test_from_noise_a_class_may_have_more_than_it_had(folder, capsys):
 
 def test_without_memory_it_says_so(folder, capsys, monkeypatch):
     for error in (MemoryError("Unable to allocate memory"), torch.OutOfMemoryError("CUDA out of memory."),
-                  RuntimeError("DefaultCPUAllocator: can't allocate memory")):  # fmt: skip
+                  RuntimeError("DefaultCPUAllocator: can't allocate memory")):
         monkeypatch.setattr(shell, "condense", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         assert run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK]) == 2
         assert "memory" in capsys.readouterr().err.splitlines()[-1]
@@ -515,7 +532,7 @@ BAD_FLAGS = [
     ("--dataset mnit5k", "must be one of mnist5k, mnist, fashion-mnist, svhn, cifar10, cifar100"),
     ("--dataset missing.npz", "missing.npz"),
     ("--method dmm", "--method"),
-    ("--method dc --block 4", "--block is not a field of dc; it has --ipc, --iterations"),
+    ("--method dc --block 4", "unrecognized arguments: --block 4"),
     ("--method dd --inner-steps 0", "inner_steps must be a positive integer; got 0"),
     ("--method dsa --lr-net 0", "lr_net must be positive; got 0.0"),
     ("--method dc --distance l1", "distance must be 'cosine' or 'squared'; got 'l1'"),
@@ -539,7 +556,16 @@ BAD_FLAGS = [
     ("--seed -1", "seed"),
     ("--seed 4294967296", "seed"),
     ("--networks 0", "--networks must be a positive integer"),
-    ("--random-sets 0", "--random-sets must be a positive integer"),
+    ("--random-sets -1", "--random-sets, if not 0, must be a positive integer; got -1"),
+    ("--setting reference", "--setting"),
+    ("--ipc cat=3,dog=2", "ipc must name each class once; 'cat' is none of them: 0, 1"),
+    ("--ipc 0=3", "ipc must name each class once; it lacks '1': 0, 1"),
+    ("--ipc 0=3,0=2", "cat=10,dog=3, of each once; got '0=3,0=2'"),
+    ("--ipc 0=3,1", "10,10,3 or cat=10,dog=3, of each once; got '0=3,1'"),
+    ("--ipc 0=3,1=0", "ipc must be a positive integer"),
+    ("--net 3", "unrecognized arguments: --net 3; is it --networks?"),
+    ("--iteration 3", "unrecognized arguments: --iteration 3; is it --iterations?"),
+    ("--batchreal=3", "unrecognized arguments: --batchreal=3; is it --batch-real?"),
     ("--device tpu", "--device must be one that this machine has, cpu"),
     ("--device meta", "--device must be one that this machine has, cpu"),
     ("--seeds 0", "--seeds must be a positive integer"),
@@ -651,7 +677,7 @@ def test_evaluate_refuses_what_does_not_fit(folder, capsys):
     run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
     fails(capsys, "evaluate missing.pt --dataset data.npz", "no such file: 'missing.pt'")
     fails(capsys, "evaluate S.pt", "--dataset is required")
-    fails(capsys, "evaluate S.pt --dataset mnist5k", "--dataset must")
+    fails(capsys, "evaluate S.pt --dataset mnist5k", "the data set must have the classes and the size of S.pt")
     fails(capsys, "evaluate S.pt --dataset cifar1", "must be one of mnist5k")
     fails(capsys, "evaluate S.pt --dataset data.npz --networks 0", "--networks must be a positive integer")
     fails(capsys, "evaluate S.pt --dataset data.npz --seed -1", "--seed")
@@ -671,7 +697,7 @@ def test_export_refuses_before_it_writes(folder, capsys):
     fails(capsys, "export missing.pt out", "no such file: 'missing.pt'")
     fails(capsys, "export data.npz out", "data.npz")
     fails(capsys, "export S.pt", "required")
-    fails(capsys, "export S.pt out --dataset mnist5k", "--dataset must have the classes and the size of the set")
+    fails(capsys, "export S.pt out --dataset mnist5k", "the data set must have the classes and the size of S.pt")
     fails(capsys, "export S.pt out --dataset data.npz --networks 0", "--networks must be a positive integer")
     fails(capsys, "export S.pt out --dataset nothing", "must be one of mnist5k")
     fails(capsys, "export S.pt out --device tpu", "--device")
@@ -688,7 +714,7 @@ def test_export_needs_a_package_for_safetensors(folder, capsys, monkeypatch):
 def test_errors_of_the_flags_themselves_take_one_line(folder, capsys):
     for command in ("condense --output", "evaluate", "distill", "condense --output S.pt --size big"):
         fails(capsys, command)
-    assert issubclass(shell.Parser, argparse.ArgumentParser)
+    assert issubclass(flags.Parser, argparse.ArgumentParser)
 
 
 def test_sets_with_several_images_in_one_are_made_judged_and_exported(folder, capsys):
@@ -701,5 +727,5 @@ def test_sets_with_several_images_in_one_are_made_judged_and_exported(folder, ca
     assert run("export S.pt out.npz") == 0
     k = len(LabeledImages.load("S.pt").classes)
     assert f"{4 * k} images" in capsys.readouterr().out
-    assert run("condense --dataset data.npz --method idm --setting reference --output S.pt") == 2
+    assert run("condense --dataset data.npz --method idm --setting published --output S.pt") == 2
     assert "setting must be quick for idm" in capsys.readouterr().err

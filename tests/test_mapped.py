@@ -1,5 +1,6 @@
 """Images on disk are, to the bit, those in memory: read, split, condensed and scored."""
 
+import os
 import subprocess
 import sys
 
@@ -68,7 +69,7 @@ def test_a_part_stays_on_disk_and_a_choice_is_in_memory(both):
     theirs, _ = memory.split(0.25, generator=seeded())[0].split(0.5, generator=seeded(1))
     assert torch.equal(again.images[:], theirs.images)
     for choose in (lambda d: random_subset(d, 2, generator=seeded()), lambda d: herding(d, 2),
-                   lambda d: k_center(d, 2)):  # fmt: skip
+                   lambda d: k_center(d, 2)):
         assert torch.equal(choose(disk).images, choose(memory).images)
 
 
@@ -87,9 +88,9 @@ def test_a_run_is_the_same_to_the_bit(both, method):
     fields = {"ipc": 2, "iterations": 3, "batch_real": 5, "width": 4, "depth": 2, "augment": "crop_scale"}
     make, config = {"dm": (dm_steps, DMConfig(**fields)), "dc": (dc_steps, DCConfig(**fields)),
                     "dd": (dd_steps, DDConfig(**fields)), "noise": (dm_steps, DMConfig(**fields, init="noise")),
-                    }[method]  # fmt: skip
+                    }[method]
     ours, theirs = (make(data, config=config, generator=seeded()) for data in reversed(both))
-    ours.load_state_dict(theirs.state_dict())  # of the same data
+    ours.load_state_dict({**theirs.state_dict(), "real": ours.fingerprint})  # of the same data
     assert torch.equal(ours.finish().images, theirs.finish().images)
 
 
@@ -158,7 +159,7 @@ def test_a_decoding_that_was_stopped_leaves_nothing(folder, tmp_path, monkeypatc
         patched.setattr(folders, "mean_and_std", lambda _: (_ for _ in ()).throw(KeyboardInterrupt()))
         load(folder, root=tmp_path)
     assert not list((tmp_path / "folders").iterdir())
-    assert len(load(folder, root=tmp_path)[0]) == 48
+    assert len(load(folder, root=tmp_path)[0]) == 47
 
 
 def test_broken_files_are_left_out_on_disk_as_in_memory(folder, tmp_path, monkeypatch, capsys):
@@ -166,7 +167,7 @@ def test_broken_files_are_left_out_on_disk_as_in_memory(folder, tmp_path, monkey
         (folder / name).write_bytes((folder / name).read_bytes()[:-40])
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 60).save(folder / "class 2" / "02.png")
     options = {"skip_broken": True, "size": 6, "resize": "pad"}
-    with pytest.warns(UserWarning, match="white is 4095"), pytest.warns(UserWarning, match="2 of 60 images"):
+    with pytest.warns(UserWarning, match="give white=4095"), pytest.warns(UserWarning, match="2 of 60 images"):
         memory = load(folder, **options)
     monkeypatch.setattr(folders, "IN_MEMORY", 0)
     for decoded in (True, False):
@@ -205,7 +206,47 @@ print(peak_above(before))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_step_reads_what_it_needs(tmp_path):
     """Of 1.2 GB, a hundred classes' batches."""
-    shape, path = (100_000, 3, 64, 64), tmp_path / "x.npy"
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)[:1000] = 1  # the rest takes no room on disk
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
+    np.save(tmp_path / "x.npy", np.ones((100_000, 3, 64, 64), dtype=np.uint8))
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / "x.npy")], capture_output=True, text=True,
+                          check=True)
     assert int(done.stdout) < 300
+
+
+def test_a_damaged_decoding_is_made_anew_with_a_word(folder, tmp_path, monkeypatch):
+    memory = load(folder)
+    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    load(folder, root=tmp_path)
+    made = sorted((tmp_path / "folders").iterdir())
+    whole = [file.read_bytes() for file in made]
+    damages = [lambda f: f.write_bytes(f.read_bytes()[:-50]), lambda f: f.write_bytes(b""), lambda f: f.unlink(),
+               lambda f: f.write_bytes(b"{}")]
+    for file in made:
+        for damage in damages:
+            damage(file)
+            with pytest.warns(UserWarning, match=rf"decoded anew: '.*{file.stem}\.npy' was damaged or not whole"):
+                ours = load(folder, root=tmp_path)
+            assert all(torch.equal(one.images[:], two.images) for one, two in zip(ours, memory, strict=True))
+            assert [f.read_bytes() for f in made] == whole
+
+
+def test_other_contents_of_the_same_size_and_time_are_decoded_anew(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    for file in folder.rglob("*.png"):
+        Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(file.with_suffix(".bmp"))
+        file.unlink()
+    load(folder, root=tmp_path)
+    file = next((folder / "class 0").iterdir())
+    before = file.stat()
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size and file.stat().st_mtime_ns == before.st_mtime_ns
+    assert max(float(part.pixels.max()) for part in load(folder, root=tmp_path)) > 8.5 / 255
+
+
+def test_the_fingerprint_of_images_on_disk(both):
+    _, disk = both
+    assert disk.images.digest and disk.fingerprint == disk.to(torch.device("cpu")).fingerprint
+    rows = torch.arange(len(disk))
+    for other in (rows[:4], rows.flip(0)):
+        assert disk.images.select(other).fingerprint != disk.images.fingerprint
+    assert both[0].meta["fingerprint"] == disk.meta["fingerprint"]

@@ -20,11 +20,11 @@ from dmtutor import (
     dd_steps,
     dm_steps,
     idm_steps,
+    keyed_generator,
     train_network,
 )
 from dmtutor.distribution_matching import DMSteps
-from dmtutor.memory import send
-from dmtutor.steps import start
+from dmtutor.steps import send, start
 
 META = torch.device("meta")
 COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._foreach_copy_.default}
@@ -35,7 +35,24 @@ def with_a_pool(real, **arguments):
     return idm_steps(real, **arguments).trial()  # networks that nobody has trained
 
 
+class Drawing(DMSteps):
+    """A method with draws of its own: numbers and integers."""
+
+    def draws(self, iteration):
+        generator = keyed_generator(self.root, "method", iteration)
+        return torch.randn(self.network.embedding_dim, 3, generator=generator), torch.randperm(3, generator=generator)
+
+    def distance(self, real, syn, labels):
+        directions, order = self.drawn
+        return super().distance((real @ directions)[..., order], (syn @ directions)[..., order], labels)
+
+
+def drawing(real, *, config, generator):
+    return start(Drawing, DMConfig, real, config, generator)
+
+
 METHODS = {
+    "draws of its own": (drawing, DMConfig(block="all", **SMALL)),
     "dm": (dm_steps, DMConfig(block="all", **SMALL)),
     "dm, class by class": (dm_steps, DMConfig(block="class", average=0.9, **SMALL)),
     "dm, in blocks": (dm_steps, DMConfig(block=1, **SMALL)),
@@ -57,7 +74,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         given, made = ([x for x in tree_leaves(tree) if isinstance(x, torch.Tensor) and x.ndim > 0]
-                       for tree in ((args, kwargs), result))  # fmt: skip
+                       for tree in ((args, kwargs), result))
         if any(x.device == META for x in (*given, *made)):
             # In torch 2.6 an index also slices the dimensions that it leaves as they are: nothing is done there.
             nothing = function is torch.ops.aten.slice.Tensor and given[0].shape == made[0].shape
@@ -78,6 +95,17 @@ def on_meta(steps):
     for name in (*steps.variables, "labels", *({"rows", "numbers"} & vars(steps).keys())):
         setattr(steps, name, getattr(steps, name).to(META))
     return steps
+
+
+def test_what_a_method_draws_goes_to_the_device_in_the_same_copy():
+    steps = on_meta(drawing(real_images(), config=METHODS["dm"][1], generator=seeded()))
+    next(steps)
+    with Watch() as watch:
+        next(steps)
+    assert watch.copied == 1 and {t.device for t in steps.drawn} == {META}
+    double = drawing(real_images(dtype=torch.float64), config=METHODS["dm"][1], generator=seeded())
+    next(double)
+    assert [t.dtype for t in double.drawn] == [torch.float64, torch.int64]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -146,7 +174,7 @@ def test_a_step_at_the_published_setting_is_few_operations_and_one_copy():
 
 
 def test_what_is_sent_ahead_is_what_the_step_would_draw():
-    ours, theirs = (dm_steps(real_images(), config=METHODS["dm"][1], generator=seeded()) for _ in range(2))
+    ours, theirs = (drawing(real_images(), config=METHODS["dm"][1], generator=seeded()) for _ in range(2))
     for iteration in range(3):
         theirs.send(iteration)  # on the CPU it stays there
         ours.iteration = theirs.iteration = iteration
@@ -156,6 +184,7 @@ def test_what_is_sent_ahead_is_what_the_step_would_draw():
         assert torch.equal(torch.cat([o.u for o in omegas]), omega.u.float())
         assert torch.equal(torch.cat([o.operation for o in omegas]), omega.operation)
         assert all(map(torch.equal, sent.weights, ours.draw_weights(iteration)))
+        assert len(sent.drawn) == 2 and all(map(torch.equal, sent.drawn, ours.draws(iteration)))
     theirs.iteration = 0  # of a state that was loaded
     assert theirs.sent.iteration == 0
 

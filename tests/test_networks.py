@@ -75,7 +75,7 @@ def test_the_options_are_what_they_say():
     assert [m.num_groups for m in layers(build(width=8, norm="group"), nn.GroupNorm)] == [4, 4, 4]
     assert [m.normalized_shape for m in layers(build(width=8, norm="layer"), nn.LayerNorm)] == [
         (8, 32, 32), (8, 16, 16), (8, 8, 8),
-    ]  # fmt: skip
+    ]
     assert len(layers(build(width=8, norm="batch"), nn.BatchNorm2d)) == 3
     assert len(layers(build(width=8, pooling="max"), nn.MaxPool2d)) == 3
     assert len(layers(build(width=8, activation="swish"), nn.SiLU)) == 3
@@ -221,7 +221,7 @@ def test_shapes_forward_and_backward(kind, norm, channels, size):
     ("kind", "count"),
     [(MLP, 784 * 128 + 128 + 128 * 128 + 128 + 1290), (LeNet, 61_706), (AlexNet, 1_865_802),
      (VGG11, 9_229_962), (ResNet18, 11_172_810)],
-)  # fmt: skip
+)
 def test_sizes_as_published(kind, count):
     """LeNet-5's 61,706 weights are a known number; torchvision's own networks give the last two, see below."""
     assert sum(p.numel() for p in judge_of(kind, width=None).parameters()) == count

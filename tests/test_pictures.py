@@ -1,5 +1,8 @@
 """Pictures as cameras, scanners and drawing programs leave them: each is read as it is seen, or named and refused."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,9 +13,8 @@ H, W = 4, 6
 
 
 def read(path, **changes):
-    grey, shape, brightest = pictures.head(path)
-    top = pictures.white(brightest)
-    return pictures.read(path, **{"grey": grey, "shape": shape, "resize": None, "top": top, **changes})
+    grey, shape, _ = pictures.head(path)
+    return pictures.read(path, **{"grey": grey, "shape": shape, "resize": None, **changes})
 
 
 def saved(image, tmp_path, name="a.png", **options):
@@ -36,15 +38,53 @@ def test_grey_of_16_bits_is_scaled(tmp_path, name):
     assert np.array_equal(pixels[0], (deep / 257).round())
 
 
-def test_a_camera_of_12_bits_keeps_its_white(tmp_path):
-    path = saved(Image.fromarray(ramp(np.uint16, 4000)), tmp_path)
-    assert pictures.head(path)[2] == 4000
-    assert read(path).max() == round(4000 / 4095 * 255)
+def test_white_is_what_the_depth_says_or_the_caller(tmp_path):
+    """One value for all files, whatever they hold: a hot pixel, or files of 8 bits beside, change nothing."""
+    deep = ramp(np.uint16, 4000)
+    path = saved(Image.fromarray(deep), tmp_path)
+    assert np.array_equal(read(path)[0], (deep / 257).round())
+    assert np.array_equal(read(path, white=4095)[0], (deep / 4095 * 255).round())
+    deep[0, 0] = 50_000
+    hot = saved(Image.fromarray(deep), tmp_path, "hot.png")
+    assert np.array_equal(read(hot)[0, 1:], read(path)[0, 1:]) and read(hot, white=4095)[0, 0, 0] == 255
+    beside = saved(Image.fromarray(ramp()), tmp_path, "eight.png")
+    same = saved(Image.fromarray(ramp().astype(np.uint16) * 257), tmp_path, "sixteen.png")
+    assert np.array_equal(read(beside), read(same)) and np.array_equal(read(beside, white=4095), read(beside))
+    assert [pictures.head(file)[2] for file in (path, hot, beside, same)] == [3826, 4000, None, 62708]
 
 
-@pytest.mark.parametrize(("brightest", "white"), [(0, 255), (255, 255), (256, 511), (4095, 4095), (65535, 65535)])
-def test_white_is_the_largest_value_of_as_many_bits(brightest, white):
-    assert pictures.white(brightest) == white
+def colour_of_16_bits(path, top):
+    """A PNG of 16 bits a colour, as Pillow cannot write it."""
+    rows = np.stack([ramp(np.uint16, top)] * 3, -1).astype(">u2")
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    parts = (b"IHDR", struct.pack(">2I5B", W, H, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ))
+    return path
+
+
+def test_colours_of_16_bits(tmp_path):
+    path = colour_of_16_bits(tmp_path / "a.png", 4000)
+    assert abs(read(path)[0] - ramp(np.uint16, 4000) / 257).max() < 1
+    assert pictures.head(path)[2] == 257 * 15
+    with pytest.raises(ValueError, match="of which the upper 8 are read: store 8, or leave white out"):
+        read(path, white=4095)
+
+
+def test_a_white_that_may_be_another_is_told():
+    with pytest.warns(UserWarning, match=r"reach 3000, and 65535 is read as white: if 4095 is theirs, give white=4095"):
+        assert pictures.told_white([None, 700, 3000], None) == 65535
+    assert pictures.told_white([None, 3000, 60_000], None) == 65535
+    assert pictures.told_white([3000], 4095) == 4095
+    assert pictures.told_white([None], 4095) is None
+
+
+def test_beyond_16_bits_white_must_be_given(tmp_path):
+    path = saved(Image.fromarray(ramp(np.int32, 100_000)), tmp_path, "a.tif")
+    with pytest.raises(ValueError, match=r"reach up to 100000: give white, the value of white \(--white\)"):
+        read(path)
+    assert read(path, white=100_000).max() == 255
 
 
 RED = (255, 0, 0)
@@ -96,7 +136,7 @@ def test_a_camera_held_sideways(tmp_path, name, orientation, turn):
     exif[0x0112] = orientation
     upright = np.kron(np.array([[0, 255], [0, 0]], np.uint8), np.ones((8, 16), np.uint8))
     path = saved(Image.fromarray(np.rot90(upright, -turn).copy()), tmp_path, name, exif=exif, **(
-        {} if name.endswith(("png", "tif")) else {"quality": 95}))  # fmt: skip
+        {} if name.endswith(("png", "tif")) else {"quality": 95}))
     assert pictures.head(path)[1] == upright.shape
     pixels = read(path)
     assert pixels.shape[1:] == upright.shape and abs(pixels[0] - upright.astype(float)).max() < 40
@@ -129,6 +169,10 @@ def test_resized_by_cutting_or_by_bars(tmp_path):
     assert (read(path, shape=(4, 4), resize="fit") == 200).all()
     padded = read(path, shape=(8, 8), resize="pad")[0]
     assert (padded[:2] == 0).all() and (padded[6:] == 0).all() and np.array_equal(padded[2:6], wide)
+    for size in ((5000, 1), (1, 5000), (64, 1)):
+        long = saved(Image.new("RGB", size, RED), tmp_path, "long.png")
+        padded = read(long, shape=(8, 8), resize="pad")
+        assert ((padded[0] == 255).sum(), (padded[0] == 0).sum()) == (8, 56)
     with pytest.raises(ValueError, match="it is 4×8, not 4×4"):
         read(path, shape=(4, 4))
 

@@ -34,7 +34,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(("iterations", "seconds", "measured"), [(1, 0.1, 10), (2, 0.1, 10), (1000, 0.1, 10),
-                                                                 (1000, 0.001, 20), (1000, 7.0, 1)])  # fmt: skip
+                                                                 (1000, 0.001, 20), (1000, 7.0, 1)])
 def test_the_first_step_does_not_count_and_slow_ones_are_not_taken_often(monkeypatch, iterations, seconds, measured):
     steps, taken, clock = make("dm", iterations), [], Clock(monkeypatch)
 
@@ -55,7 +55,7 @@ def test_steps_that_cost_more_here_and_there_are_all_seen(monkeypatch):
     monkeypatch.setattr(type(steps), "train", lambda self: setattr(clock, "now", clock.now + 0.2))
     match = type(steps)._match
     monkeypatch.setattr(type(steps), "_match", lambda self, part: setattr(clock, "now", clock.now + 0.1) or
-                        match(self, part))  # fmt: skip
+                        match(self, part))
     assert planning.step_seconds(steps) == pytest.approx(3 * 0.1 + 0.9 * 0.2, rel=0.1)  # of three classes
 
 
@@ -84,7 +84,7 @@ def test_networks_are_told_by_their_steps_and_test_images(monkeypatch, networks,
 
 def test_durations_in_words():
     assert [planning.about(s) for s in (0, 59.4, 59.6, 600, 3599, 3600, 86400)] == [
-        "1 s", "59 s", "1 min 0 s", "10 min", "1 h 0 min", "1 h 0 min", "24 h 0 min"]  # fmt: skip
+        "1 s", "59 s", "1 min 0 s", "10 min", "1 h 0 min", "1 h 0 min", "24 h 0 min"]
 
 
 def test_what_was_read_names_the_least_and_the_most():
@@ -93,7 +93,10 @@ def test_what_was_read_names_the_least_and_the_most():
     test = from_arrays(train.pixels[:2].clamp(0, 1), [0, 1], like=train)
     other = from_arrays(torch.rand(1500, 3, 8, 6), [0] * 1500, like=train)
     told = planning.what_was_read(train, other)
-    assert told == "6 training and 1,500 test images, 3 classes of 1 (owl) to 3 (cat) images, 8×6 RGB"
+    assert told == "6 training and 1,500 test images, 3 classes (owl 1, elk 2, cat 3), 8×6 RGB"
+    many = from_arrays(torch.rand(15, 8, 6), [*range(14), 13])
+    told = planning.what_was_read(many, many.select(torch.arange(2)))
+    assert "14 classes of 1 (0) to 2 (13) (0 1, 1 1, 2 1, 3 1, 4 1, 5 1, …, 11 1, 12 1, 13 2)" in told
     copies = from_arrays(train.pixels.clamp(0, 1), labels, classes=train.classes)
     assert "2 test images (2 of them training images, too)" in planning.what_was_read(copies, copies.select([0, 1]))
     assert "training images, too" not in planning.what_was_read(train, test.select(torch.tensor([], dtype=int)))

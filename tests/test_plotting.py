@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dmtutor.data import from_arrays
 from dmtutor.evaluation import Accuracies
 from dmtutor.plotting import COLORS, STYLE, accuracy_ladder, confusion_matrix, curve, image_grid, mosaic
+from dmtutor.sources import from_arrays
 
 
 @pytest.fixture(autouse=True)

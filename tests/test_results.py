@@ -54,7 +54,7 @@ def test_a_stored_set_fits_the_data_it_was_made_of():
     assert stored.counts.tolist() == [10] * 10
     assert stored.meta["config"]["ipc"] == 10 and stored.meta["seed"] == 0
     assert evaluate(stored, test, networks=1, recipe=Recipe(steps=1, width=4),
-                    generator=torch.Generator().manual_seed(0)).values.shape == (1, 1)  # fmt: skip
+                    generator=torch.Generator().manual_seed(0)).values.shape == (1, 1)
 
 
 def test_an_unknown_set_lists_those_that_there_are():

@@ -1,5 +1,8 @@
 """The same bits for every number of threads: torch's layers add partial sums per thread, the library does not."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -47,16 +50,16 @@ def test_every_part_is_computed_by_one_thread_in_order(number):
         time.sleep(0.01 * (part == 0))
         return part**2
 
-    assert threads.each(function, range(6), CPU, done=lambda: told.append(1)) == [0, 1, 4, 9, 16, 25]
+    assert threads.parallel_map(function, range(6), CPU, done=lambda: told.append(1)) == [0, 1, 4, 9, 16, 25]
     assert {n for _, n in seen} == {1} and len(seen) <= number
     assert torch.get_num_threads() == number and len(told) == 6
-    assert threads.each(function, [], CPU) == []
+    assert threads.parallel_map(function, [], CPU) == []
 
 
 def test_a_thread_born_later_may_use_as_many_as_before():
     torch.set_num_threads(2)
     threads.pool.cache_clear()
-    threads.each(abs, range(3), CPU)
+    threads.parallel_map(abs, range(3), CPU)
     found = []
     other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     other.start()
@@ -68,13 +71,13 @@ def test_the_caller_s_grad_mode_holds():
     torch.set_num_threads(2)
     for mode in (True, False):
         with torch.set_grad_enabled(mode):
-            assert threads.each(lambda _: torch.is_grad_enabled(), range(3), CPU) == [mode] * 3
+            assert threads.parallel_map(lambda _: torch.is_grad_enabled(), range(3), CPU) == [mode] * 3
 
 
 def test_another_device_s_parts_are_computed_where_the_caller_is():
     torch.set_num_threads(2)
     here = threading.current_thread()
-    assert threads.each(lambda _: threading.current_thread(), range(2), torch.device("meta")) == [here, here]
+    assert threads.parallel_map(lambda _: threading.current_thread(), range(2), torch.device("meta")) == [here, here]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -89,10 +92,31 @@ def test_after_an_error_nothing_goes_on_working(error):
         ended.append(part)
 
     with pytest.raises(error):
-        threads.each(function, range(8), CPU)
+        threads.parallel_map(function, range(8), CPU)
     count = len(ended)
     time.sleep(0.15)
     assert len(ended) == count < 7 and torch.get_num_threads() == 2
+
+
+FORKED = """
+import os, signal, torch
+from dmtutor import threads
+torch.set_num_threads(2)
+cpu, parts = torch.device("cpu"), range(4)
+before = threads.parallel_map(lambda n: n + 1, parts, cpu)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    os._exit(threads.parallel_map(lambda n: n + 1, parts, cpu) != before)
+assert os.waitpid(child, 0)[1] == 0 and threads.parallel_map(lambda n: n + 1, parts, cpu) == before
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_threads_of_its_own():
+    """As in a data loader's worker: the parent's threads are not there, and work given to them would wait for ever."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 # The bits ------------------------------------------------------------------------------------------------------------
@@ -119,7 +143,7 @@ RUNS = {
     "dsa": lambda ipc: dc_steps(REAL, config=DSAConfig(ipc=ipc, batch_real=7, **SMALL), generator=seeded()),
     "dd": lambda ipc: dd_steps(
         REAL, config=DDConfig(ipc=ipc, batch_real=5, starts=2, **SMALL), generator=seeded()),
-}  # fmt: skip
+}
 
 
 def with_threads(number, function):
@@ -143,7 +167,7 @@ def test_a_run_is_the_same_to_the_bit(method, ipc):
 
 def test_this_would_be_seen_without_the_pool(monkeypatch):
     """The images are large enough that torch's own threads change the bits."""
-    monkeypatch.setattr(threads, "each", lambda function, parts, device, done=None: list(map(function, parts)))
+    monkeypatch.setattr(threads, "parallel_map", lambda function, parts, device, done=None: list(map(function, parts)))
     def run():
         steps = RUNS["dm"](1)
         list(steps)
@@ -163,5 +187,5 @@ def test_training_and_evaluation_are_the_same_to_the_bit():
     first = with_threads(1, weights)
     assert all(torch.equal(with_threads(n, weights), first) for n in (2, 3, 4))
     marks = [with_threads(n, lambda: evaluate(sets, REAL, networks=2, recipe=recipe, generator=seeded()).correct)
-             for n in (1, 2, 3)]  # fmt: skip
+             for n in (1, 2, 3)]
     assert all(torch.equal(m, marks[0]) for m in marks)

@@ -30,7 +30,7 @@ COUNTS = (6, 3, 9)
 IPC = (4, 2, 5)
 TINY = {"batch_real": 4, "iterations": 4, "width": 4, "depth": 2}
 METHODS = {"dm": (dm_steps, DMConfig), "dc": (dc_steps, DCConfig), "dsa": (dc_steps, DSAConfig),
-           "dd": (dd_steps, DDConfig)}  # fmt: skip
+           "dd": (dd_steps, DDConfig)}
 
 
 def make(method="dm", ipc=IPC, real=None, dtype=torch.float32, classes=None, **fields):
@@ -199,7 +199,7 @@ def test_processes_share_classes_of_different_sizes_to_the_bit(tmp_path):
     for name, start in (("one", []), ("two", [*TORCHRUN, "2"])):
         command = [sys.executable, *start, "-m", "dmtutor", "condense", "--dataset", "data.npz", "--no-evaluate",
                    "--output", f"{name}.pt", "--ipc", "4,1,5", "--iterations", "5", "--width", "4", "--average", "0.5",
-                   "--checkpoint", f"{name}.run"]  # fmt: skip
+                   "--checkpoint", f"{name}.run"]
         done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         made[name] = (tmp_path / f"{name}.pt").read_bytes(), (tmp_path / f"{name}.run").read_bytes()

@@ -16,7 +16,7 @@ from dmtutor import ConvNet, from_arrays, keyed_generator, unrolling
 from dmtutor.unrolling import DDConfig, dd_steps, train_as_learned, turns, unroll
 
 TINY = {"ipc": 2, "iterations": 4, "batch_real": 3, "width": 4, "depth": 2, "inner_steps": 3, "batch_syn": 1,
-        "lr_net": 0.1}  # fmt: skip
+        "lr_net": 0.1}
 
 
 def make(real=None, seed=0, **fields):
@@ -99,7 +99,7 @@ def test_gradients_against_finite_differences(checkpointing):
 
     def judged(images, step_sizes, *start):
         params = unroll(network, dict(zip(names, start, strict=True)), images, labels, step_sizes, rows=rows,
-                        checkpointing=checkpointing)  # fmt: skip
+                        checkpointing=checkpointing)
         return F.cross_entropy(functional_call(network, params, x), y)
 
     etas = torch.tensor([0.3, 0.5], dtype=torch.float64)
@@ -204,7 +204,7 @@ def test_images_that_no_step_would_see_are_refused():
 def test_the_published_setting():
     ours = DDConfig.reference()
     published = {"ipc": 10, "inner_steps": 30, "batch_syn": 1, "lr_net": 0.02, "lr_img": 0.01, "momentum": 0.5,
-                 "init": "noise", "augment": "none", "starts": 1}  # fmt: skip
+                 "init": "noise", "augment": "none", "starts": 1}
     assert {k: getattr(ours, k) for k in published} == published
     assert DDConfig.reference(ipc=1).inner_steps == 3
     assert DDConfig.reference(ipc=1, width=8) == dataclasses.replace(DDConfig.reference(ipc=1), width=8)
@@ -244,7 +244,7 @@ def test_the_loss_is_that_of_networks_trained_on_the_images():
     losses = []
     for i in range(2):
         network = ConvNet(channels=1, image_size=8, classes=3, width=4, depth=2,
-                          generator=keyed_generator(steps.root, "network", 1, i)).double()  # fmt: skip
+                          generator=keyed_generator(steps.root, "network", 1, i)).double()
         rows = torch.tensor([[0, 2, 4], [1, 3, 5], [0, 2, 4]])
         params = trained_by_sgd(network, steps.images, steps.labels, steps.log_step_sizes.exp(), rows)
         for c in range(3):
@@ -319,7 +319,7 @@ def test_a_set_without_step_sizes_is_refused():
 
 
 @pytest.mark.parametrize("fields", [{"norm": "none"}, {"norm": "layer", "activation": "swish"}, {"pooling": "max"},
-                                    {"init": "noise", "ipc": 20, "inner_steps": 20}, {"augment": None}])  # fmt: skip
+                                    {"init": "noise", "ipc": 20, "inner_steps": 20}, {"augment": None}])
 def test_every_network_and_start_works(fields):
     steps = make(iterations=2, **fields)
     start = steps.images.clone()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dmtutor.data import from_arrays
 from dmtutor.plotting import mosaic
+from dmtutor.sources import from_arrays
 from dmtutor.widgets import frames, frames_grid
 
 widgets = pytest.importorskip("ipywidgets")

@@ -20,7 +20,7 @@ def main():
     sets = {"Random": start, "DM": condense(train, ipc=1, seed=0, progress=False), "Mean": means}
     names = {"Random": "random digits", "DM": "learned digits", "Mean": "mean digits"}
     ladder = {row["method"]: row["accuracies"].mean for row in results.load("distribution_matching")["rows"]
-              if row["experiment"] == "ladder" and row["ipc"] == 1}  # fmt: skip
+              if row["experiment"] == "ladder" and row["ipc"] == 1}
     figure, axes = plt.subplots(3, 1, figsize=(8, 3))
     for ax, (method, images) in zip(axes, sets.items(), strict=True):
         image_grid(images.pixels, ax, columns=10)

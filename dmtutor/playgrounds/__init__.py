@@ -135,10 +135,6 @@ def digits(train, test, *, per_class=160, test_per_class=30):
         parts[name] = part.select(torch.cat([rows[:count] for rows in part.rows_of_class])).pixels
     return Playground(
         "digits",
-        {
-            "alphabet": ALPHABET,
-            "mean": float(train.mean),
-            "std": float(train.std),
-            **{name: encode(pixels.clamp(0, 1)) for name, pixels in parts.items()},
-        },
+        {"alphabet": ALPHABET, "mean": float(train.mean), "std": float(train.std),
+         **{name: encode(pixels.clamp(0, 1)) for name, pixels in parts.items()}},
     )

@@ -110,7 +110,7 @@ def images(name):
 def find(name, ending):
     """The stored file of this name, or a ValueError that lists those that there are."""
     files = {file.name.removesuffix(ending): file for file in resources.files(__name__).iterdir()
-             if file.name.endswith(ending)}  # fmt: skip
+             if file.name.endswith(ending)}
     if name not in files:
         raise ValueError(f"name must be one of {', '.join(sorted(files))}; got {name!r}")
     return files[name]

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from runs import real_images, seeded
 
 from dmtutor import DMConfig, IDMConfig, condense, decode, dm_steps, evaluate, idm_steps, keyed_generator, planning
-from dmtutor.beyond import IDMSteps
 from dmtutor.evaluation import Recipe, train_network
+from dmtutor.idm import IDMSteps
 
 FIELDS = {"ipc": 2, "batch_real": 5, "width": 4, "depth": 1, "augment": "color_crop_cutout_flip_scale_rotate",
-          "pool": 3, "pool_steps": 4, "alpha": 0.7}  # fmt: skip
+          "pool": 3, "pool_steps": 4, "alpha": 0.7}
 
 
 def make(real=None, classes=None, **fields):
@@ -40,7 +40,7 @@ def written_out(steps):
 
 @pytest.mark.parametrize("block", [1, 3, 16, "class", "all"])
 @pytest.mark.parametrize("fields", [{}, {"factor": 4}, {"factor": 1}, {"alpha": 0}, {"ipc": (1, 2, 1)},
-                                    {"pool": 0, "alpha": 0}])  # fmt: skip
+                                    {"pool": 0, "alpha": 0}])
 def test_it_is_the_loop_written_out(block, fields):
     counts = (33, 32, 40) if fields.get("factor") == 4 else (9, 8, 10)
     steps = make(real_images(counts, dtype=torch.float64), block=block, **fields)
@@ -124,7 +124,7 @@ def test_the_cross_entropy_makes_the_network_sure():
     ({"alpha": "much"}, "alpha must be a number; got 'much'"),
     ({"pool": 0}, "alpha must be 0 for pool=0: random networks tell no classes apart; got 0.7"),
     ({"ipc": 3}, "ipc must be at most 8, the images of class '1'; got 12"),
-])  # fmt: skip
+])
 def test_what_does_not_fit_is_refused_before_any_work(monkeypatch, fields, message):
     monkeypatch.setattr(IDMSteps, "_trained", lambda *_: pytest.fail("work"))
     with pytest.raises(ValueError) as caught:
@@ -165,7 +165,7 @@ def test_time_is_told_without_training_the_pool(monkeypatch):
     monkeypatch.setattr(IDMSteps, "_trained", lambda *_: pytest.fail("the pool was trained"))
     assert planning.step_seconds(steps) > 0 and planning.pool_seconds(steps) > 0
     assert planning.pool_seconds(make(pool=0, alpha=0)) == 0 == planning.pool_seconds(
-        dm_steps(real_images(), config=DMConfig(ipc=1, width=4, depth=1), generator=seeded()))  # fmt: skip
+        dm_steps(real_images(), config=DMConfig(ipc=1, width=4, depth=1), generator=seeded()))
     assert "pool" not in vars(steps)
 
 
@@ -180,9 +180,9 @@ def test_stopped_while_the_pool_is_trained_there_is_nothing_to_save(tmp_path, mo
     monkeypatch.setattr(IDMSteps, "_trained", stops)
     with pytest.raises(KeyboardInterrupt):
         condense(real_images(), "idm", **{**FIELDS, "ipc": 1, "iterations": 2}, progress=False,
-                 checkpoint=tmp_path / "run.pt")  # fmt: skip
+                 checkpoint=tmp_path / "run.pt")
     several = torch.get_num_threads() > 1  # begin at once, none of them twice
     assert calls == [0] or (several and 0 in calls and len(calls) == len(set(calls)))
     monkeypatch.undo()
     assert condense(real_images(), "idm", **{**FIELDS, "ipc": 1, "iterations": 2}, progress=False,
-                    checkpoint=tmp_path / "run.pt").meta["iteration"] == 2  # fmt: skip
+                    checkpoint=tmp_path / "run.pt").meta["iteration"] == 2
