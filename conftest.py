@@ -41,7 +41,7 @@ def run_solutions():
         prose = "\n".join(cell.source for cell in self.nb.cells if cell.cell_type == "markdown")
         hidden = "\n".join(re.findall(r"<details>.*?</details>", prose, re.DOTALL))
         more = {f"Solution {n}": code for n, code in
-                enumerate(re.findall(r"^```python\n(.*?)^```", hidden, re.M | re.S), start=1)}  # fmt: skip
+                enumerate(re.findall(r"^```python\n(.*?)^```", hidden, re.M | re.S), start=1)}
         more |= {f"Fault {n}": code for n, code in enumerate(faults.planted(self.path.stem, self.nb.cells), start=1)}
         for name, code in more.items():
             cell = nbformat.v4.new_code_cell(f"exec({code!r}, dict(globals()))")

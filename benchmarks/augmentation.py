@@ -1,4 +1,4 @@
-"""What augmentation does to learned digits, on MNIST-5k: the tables of chapter 6.
+"""What augmentation does to learned digits, on MNIST-5k: the tables of chapter 4.
 
     python benchmarks/augmentation.py                 # all of it: about twenty minutes of one core
     python benchmarks/augmentation.py operation       # some of: operation, siamese, recipe, pairs
@@ -53,7 +53,7 @@ def condensed(method, real, seed, strategy, draws):
 
 
 def learn(real, shared, pairs, seed, iterations=150, lr=2.0):
-    """DM with `pairs` draws of ω for each class on each side, as chapter 6 writes it out.
+    """DM with `pairs` draws of ω for each class on each side, as chapter 4 writes it out.
 
     A real batch of 16 is split over the draws, and as many views of the one synthetic image are matched.
     """

@@ -1,4 +1,4 @@
-"""Real images as a small training set on MNIST-5k: what chapter 1 shows.
+"""Real images as a small training set on MNIST-5k: what chapter 9 shows.
 
     python benchmarks/coresets.py                 # all of it
     python benchmarks/coresets.py budget noise

@@ -1,4 +1,4 @@
-"""The dials of distribution matching on MNIST-5k: what chapter 7 shows and what the defaults were chosen by.
+"""The dials of distribution matching on MNIST-5k: what chapter 5 shows and what the defaults were chosen by.
 
     python benchmarks/distribution_matching.py                 # all of it
     python benchmarks/distribution_matching.py batch_real width

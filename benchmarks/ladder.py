@@ -1,4 +1,4 @@
-"""Results that hold up, on MNIST-5k: what chapters 9 and 10 add to the tables of the chapters before.
+"""Results that hold up, on MNIST-5k: what chapters 10 and 11 add to the tables of the chapters before.
 
     python benchmarks/ladder.py                     # all of it: about 40 minutes of one core
     python benchmarks/ladder.py sets ladder         # some of: sets, curves, transfer, ladder, more
@@ -54,7 +54,7 @@ def made(method, train, ipc, seeds, changes=None):
     sets, seconds = [], []
     for seed in seeds:
         start = time.process_time()
-        if method == "Herding":  # as chapter 1 chose: from a random half, seen by a random network
+        if method == "Herding":  # as chapter 9 chose: from a random half, seen by a random network
             net = ConvNet(channels=1, image_size=28, width=32, generator=seeded(seed))
             sets.append(herding(half(train, seed), ipc, embed=net.embed))
         else:

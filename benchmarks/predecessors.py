@@ -1,4 +1,4 @@
-"""DD, DC, DSA and DM on MNIST-5k at one processor time: the tables of chapters 4 to 6.
+"""DD, DC, DSA and DM on MNIST-5k at one processor time: the tables of chapters 4, 7 and 8.
 
     python benchmarks/predecessors.py                 # all of it: about 100 minutes of one core
     python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder

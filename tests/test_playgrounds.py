@@ -902,7 +902,7 @@ def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
     assert alike.median() > 0.8 and torch.cosine_similarity(started["noise"], made["real"]).max() < 0.3
     assert [round(fall[name][-1]) for name in ("one", "real")] == [118, 49]
     spread, draw, augment = [], seeded(0), SiameseAugment("crop_scale_rotate")
-    for _ in range(6):  # the floor of the loss, as in chapter 7, section 4
+    for _ in range(6):  # the floor of the loss, as in chapter 5, section 4
         network = ConvNet(channels=1, image_size=28, width=16, generator=draw)
         seen = (augment.apply(train.of_class(c)[:160], augment.sample(1, generator=draw)) for c in range(10))
         with torch.no_grad():

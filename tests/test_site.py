@@ -140,7 +140,7 @@ def test_slider_moves_frames_by_keyboard(visit, path):
     page.wait_for_function(f"before => ({VISIBLE_FRAMES})() !== before", arg=frames)
 
 
-@pytest.mark.parametrize("path, name", [("02_mmd", "points"), ("07_distribution_matching", "digits")])
+@pytest.mark.parametrize("path, name", [("02_mmd", "points"), ("05_distribution_matching", "digits")])
 def test_playground_computes_in_the_page(visit, path, name):
     page = visit(f"book/{path}.html")
     playground = page.locator(f"dm-{name}")

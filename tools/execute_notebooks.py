@@ -1,6 +1,6 @@
 """The one way in which a notebook gets its outputs.
 
-    python tools/execute_notebooks.py [book/07_distribution_matching.ipynb ...]     # none: every notebook
+    python tools/execute_notebooks.py [book/05_distribution_matching.ipynb ...]     # none: every notebook
 
 Executes each notebook from top to bottom in the environment that the tests use, stores the widgets' state
 under stable ids, drops metadata that differs from run to run, and seals the result: tests/test_book.py

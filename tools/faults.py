@@ -5,7 +5,7 @@ number that is wrong by as much as a reader would mind, and has to fail.
 """
 
 FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is planted before it)
-    "01_condensation": [
+    "09_fair_comparison": [
         ("assert 4.5 < sigma_a", "sigma_a = sigma_a / 2"),
         ("assert leads[1].low > 0.05", "leads[1], leads[10] = leads[10], leads[1]"),
     ],
@@ -18,41 +18,41 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ('assert judged["a new one every time"][-1] < judged',
          "judged = dict(zip(judged, reversed(judged.values()), strict=True))"),
     ],
-    "04_dataset_distillation": [
+    "07_dataset_distillation": [
         ("assert learned > by_random + 0.1", "learned, by_random = by_random, learned"),
         ("assert means[0] > means[1] + 10", "means[1] = (means[0] + means[1]) / 2"),
     ],
-    "06_siamese_augmentation": [
+    "04_siamese_augmentation": [
         ("assert noise[False] > 2 * noise[True]", "noise[True], noise[False] = noise[False], noise[True]"),
         ('assert min(ratio["crop"], ratio["cutout"]) > 1.5', 'ratio["crop"] = ratio["scale"]'),
     ],
-    "07_distribution_matching": [
+    "05_distribution_matching": [
         ("assert after.mean > before.mean", "before, after = after, before"),
         ("assert abs(apart - floor)", "floor = 2 * floor"),
     ],
-    "08_full_algorithm": [
+    "06_full_algorithm": [
         ("assert V_x1 < 0.7 * V_x0 and", "V_x1, V_x0 = V_x0, V_x1"),
         ("assert round(total) == 19", "batch_first = total / batch_first"),
     ],
-    "09_results": [
+    "10_digits_and_photographs": [
         ("assert [round(x, 1) for x in by_network]", "by_network.reverse()"),
         ("assert r[0] < 0.15", "r.reverse()"),
     ],
-    "10_elsewhere": [
+    "11_inside": [
         ('assert 0.09 < gains[10, "DM", "Herding"]', 'gains[10, "DM", "Herding"] = gains[10, "Herding", "Random"]'),
         ('assert own["DSA"] - learned["DSA"] >', 'own["DSA"] = (own["DSA"] + learned["DSA"]) / 2'),
     ],
-    "11_beyond": [
+    "12_beyond": [
         ("assert 0.02 < after - before", "after = before"),
         ('assert 0.14 < gains["DM", "+ decoding"].mean',
          'gains["DM", "+ decoding"] = gains["Random tiles", "+ decoding"]'),
     ],
-    "12_own_images": [
+    "13_own_images": [
         ('assert abs(means["DSA"][1] - means["Random"][1])',
          'means["DSA"][1] = (means["DSA"][0] + means["DSA"][1]) / 2'),
         ("assert scores[0] + 0.05 < min(", "scores[0], scores[2] = scores[2], scores[0]"),
     ],
-    "13_uses": [
+    "14_uses": [
         ("assert kept[0] > 95 and kept[-1]", "kept[-1] = kept[-1] - 20"),
         ("assert [round(x, 1) for x in lead.values()]", 'lead["mlp"] = lead["mlp"] / 2'),
     ],

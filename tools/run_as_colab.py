@@ -1,6 +1,6 @@
 """Run notebooks as Colab would: each alone in an empty folder, on an image without dmtutor.
 
-    .venv-colab/bin/python tools/run_as_colab.py [book/07_distribution_matching.ipynb ...]      # none: every notebook
+    .venv-colab/bin/python tools/run_as_colab.py [book/05_distribution_matching.ipynb ...]      # none: every notebook
 
 Run it by `make colab`, whose environment has ipywidgets, IPython and ipykernel at Colab's releases. The first
 cell installs dmtutor as on Colab, here from the local clone: what is committed, not what lies in the folder.

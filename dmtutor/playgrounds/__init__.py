@@ -100,7 +100,7 @@ def points():
 
 
 def digits(train, test, *, per_class=160, test_per_class=30):
-    """Condense ten digits, train networks on them and draw a digit for these to read, as in chapter 7.
+    """Condense ten digits, train networks on them and draw a digit for these to read, as in chapter 5.
 
     Parameters
     ----------

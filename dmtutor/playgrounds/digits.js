@@ -1,4 +1,4 @@
-// <dm-digits>: chapter 7, "Ten digits". Distribution matching on real digits, networks that learn from ten, and a pad.
+// <dm-digits>: chapter 5, "Ten digits". Distribution matching on real digits, networks that learn from ten, and a pad.
 import { SiameseAugment } from "./augmentation.js";
 import { DMSteps } from "./distribution_matching.js";
 import { argmax, correct, probabilities, trainNetwork } from "./evaluation.js";
