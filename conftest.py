@@ -29,8 +29,8 @@ def pytest_configure(config):
 
 
 def run_solutions():
-    """Where nbval is there, more runs after a notebook's cells, in a copy of its names: its solutions, as a reader would
-    run them, and its guards once more on a wrong number (tools/faults.py), which they have to notice."""
+    """Where nbval is there, more runs after a notebook's cells, in a copy of its names: its solutions, as a reader
+    would run them, and its guards once more on a wrong number (tools/faults.py), which they have to notice."""
     import nbformat
     from nbval.plugin import IPyNbCell, IPyNbFile
 

@@ -106,3 +106,12 @@ def test_a_module_imports_from_lower_floors_alone():
                 for other in [node.module] if node.module else [a.name for a in node.names]:
                     source = other if other in modules else "__init__"  # as ``from . import __version__``
                     assert floor[source] < floor[name], f"{name} imports {source}"
+
+
+def test_the_old_address_of_a_chapter_leads_to_a_chapter():
+    moved = sorted((ROOT / "book" / "_moved" / "book").glob("*.html"))
+    assert len(moved) == 11
+    for page in moved:
+        assert not page.with_suffix(".ipynb").exists()
+        (target,) = set(re.findall(r'(?:url=|href=")([\w.]+)\.html', page.read_text()))
+        assert (ROOT / "book" / f"{target}.ipynb").exists()

@@ -5,34 +5,41 @@ number that is wrong by as much as a reader would mind, and has to fail.
 """
 
 FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is planted before it)
-    "09_fair_comparison": [
-        ("assert 4.5 < sigma_a", "sigma_a = sigma_a / 2"),
-        ("assert leads[1].low > 0.05", "leads[1], leads[10] = leads[10], leads[1]"),
+    "01_ten_images": [
+        ("assert after > before + 0.2", "before, after = after, before"),
+        ("assert of_chosen.interval[1] < of_learned", "of_learned = of_chosen"),
     ],
     "02_mmd": [
-        ("assert own.min() > 0.8", 'own = p_values["S moved to 20, fresh points"]'),
-        ("assert max(wide.max(), warm.max(), right_shares.max())", "wide = stuck"),
+        ("assert own.min() > 0.8", "own = own - 0.3"),
+        ('assert float(errors["with wide"].max())', 'errors["with wide"] = errors["narrow"]'),
     ],
     "03_random_embeddings": [
-        ("assert single[1:3].min() > pixels", "single = pixels + (single - pixels) / 2"),
-        ('assert judged["a new one every time"][-1] < judged',
+        ("assert min(singles) > pixels", "singles = [pixels + (s - pixels) / 2 for s in singles]"),
+        ('assert judged["new ones"][-1] < judged',
          "judged = dict(zip(judged, reversed(judged.values()), strict=True))"),
+    ],
+    "04_siamese_augmentation": [
+        ("assert likeness(one, four) > 0.85", "one, two = two, one"),
+        ("assert loss.low > 0", "loss = gain"),
+    ],
+    "05_distribution_matching": [
+        ("assert 0.4 < one.mean < 0.56", "ours = one"),
+        ("assert sum(nearer) >= 6", "nearer[EIGHT] = False"),
+    ],
+    "06_full_algorithm": [
+        ("assert V_x1 < 0.7 * V_x0 and", "V_x1, V_x0 = V_x0, V_x1"),
+        ("assert round(total) == 19", "batch_first = total / batch_first"),
     ],
     "07_dataset_distillation": [
         ("assert learned > by_random + 0.1", "learned, by_random = by_random, learned"),
         ("assert means[0] > means[1] + 10", "means[1] = (means[0] + means[1]) / 2"),
     ],
-    "04_siamese_augmentation": [
-        ("assert noise[False] > 2 * noise[True]", "noise[True], noise[False] = noise[False], noise[True]"),
-        ('assert min(ratio["crop"], ratio["cutout"]) > 1.5', 'ratio["crop"] = ratio["scale"]'),
+    "08_gradient_matching": [
+        ('assert nearer["learned"] > nearer["random"]', 'nearer["learned"] = nearer["random"]'),
     ],
-    "05_distribution_matching": [
-        ("assert after.mean > before.mean", "before, after = after, before"),
-        ("assert abs(apart - floor)", "floor = 2 * floor"),
-    ],
-    "06_full_algorithm": [
-        ("assert V_x1 < 0.7 * V_x0 and", "V_x1, V_x0 = V_x0, V_x1"),
-        ("assert round(total) == 19", "batch_first = total / batch_first"),
+    "09_fair_comparison": [
+        ("assert 4.5 < sigma_a", "sigma_a = sigma_a / 2"),
+        ("assert pooled[20] < 0.45", "pooled = honest"),
     ],
     "10_digits_and_photographs": [
         ("assert [round(x, 1) for x in by_network]", "by_network.reverse()"),
