@@ -6,7 +6,7 @@ Random and condensed digits, one and ten of each class, three sets each; three h
 Five networks that no set has met look at them, unaugmented. Two questions for each set and network:
 
 - With the last layer at zero one step moves the last layer alone, towards class means. What does it read then?
-- How nearly does the gradient of the set point where that of all real digits points (cosine): at the zero last layer, at
+Random and condensed digits, one and ten of each class, three sets each; three halves of the real ones; and all.
   the default start, and after 200 steps on real digits; in the last layer and below it?
 
 Rows go to dmtutor/results/first_step.json; ten minutes of one core.

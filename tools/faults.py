@@ -31,8 +31,8 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert round(total) == 19", "batch_first = total / batch_first"),
     ],
     "07_dataset_distillation": [
-        ("assert learned > by_random + 0.1", "learned, by_random = by_random, learned"),
-        ("assert means[0] > means[1] + 10", "means[1] = (means[0] + means[1]) / 2"),
+        ("assert sum(learned) / JUDGES > sum(plain)", "learned, plain = plain, learned"),
+        ("assert min(own) > sum(others)", "own = others"),
     ],
     "08_gradient_matching": [
         ('assert nearer["learned"] > nearer["random"]', 'nearer["learned"] = nearer["random"]'),
