@@ -244,7 +244,8 @@ def _plan(parsed, train, test, recipe, drawn, sets=1, steps=None, left=0, augmen
             parts.append(f"{'then ' if steps else ''}{network} to judge, augmentation {augment}: "
                          f"{_plan_judging(parsed, train, test, recipe, drawn, sets, most)}")
         print("; ".join(parts), file=sys.stdout if parsed.dry_run else sys.stderr, flush=True)
-    sharding.wait()
+    if parsed.evaluate:
+        sharding.wait()  # it measures alone
 
 
 def _plan_judging(parsed, train, test, recipe, drawn, sets, most):
