@@ -5,8 +5,9 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 # The processor that is imitated, see tools/processors.py; the chapter of `make check`.
 PROCESSOR ?= own
-CHAPTER ?= 07
-TEST = $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder --processor $(PROCESSOR)
+CHAPTER ?= 05
+TEST = $(BIN)/python -m pytest -n logical --processor $(PROCESSOR)
+BY_FILE = --dist loadfile --no-loadscope-reorder
 
 .PHONY: help book test check lint processor colab notebooks clean
 
@@ -33,20 +34,20 @@ book: .venv/installed  ## render the book into _build/html
 
 test: .venv/installed  ## lint, unit tests, every notebook, the book with warnings as errors, its pages
 	$(MAKE) lint
-	$(TEST) --nbval --ignore tests/test_site.py
+	$(TEST) $(BY_FILE) --nbval --ignore tests/test_site.py
 	$(MAKE) book
 	$(TEST) tests/test_site.py
 
-check: .venv/installed  ## while you work: lint, the quick unit tests, one chapter (CHAPTER=07)
+check: .venv/installed  ## while you work: lint, the quick unit tests, one chapter (CHAPTER=05)
 	$(MAKE) lint
-	$(TEST) --nbval -m "not slow" dmtutor tests book/$(CHAPTER)_*.ipynb
+	$(TEST) $(BY_FILE) --nbval -m "not slow" dmtutor tests book/$(CHAPTER)_*.ipynb
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/python tools/lint_scripts.py
 
 processor: .venv/installed  ## run every notebook on an imitated processor (PROCESSOR=avx2; tools/processors.py)
-	$(TEST) --nbval book
+	$(TEST) $(BY_FILE) --nbval book
 
 colab: .venv-colab/installed  ## run every notebook as Colab does (what is committed)
 	.venv-colab/bin/python tools/run_as_colab.py

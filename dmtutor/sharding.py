@@ -29,7 +29,9 @@ def finish():
     global finished
     if processes() > 1:
         wait()
-        finished = True  # the group ends with its processes: to destroy it, torch 2.6 and 2.7 may wait for ever
+        finished = True
+        if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8):
+            distributed.destroy_process_group()  # else its threads may end a process that is ending
 
 
 finished = False

@@ -212,8 +212,8 @@ def test_float32_sums_do_not_drift():
 
 
 @pytest.mark.slow
-def test_twenty_thousand_points_in_little_memory():
-    """20,000 × 20,000 kernel values are 1.6 GB in float32, and no more than a tile of them exists at a time."""
+def test_ten_thousand_points_in_little_memory():
+    """10,000 × 10,000 kernel values are 400 MB in float32, and no more than a tile of them exists at a time."""
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("the peak memory of a process is read from /proc")
@@ -222,15 +222,15 @@ def test_twenty_thousand_points_in_little_memory():
         from dmtutor.mmd import Gaussian, mmd2
         def peak():
             return re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
-        x, y = torch.randn(2, 20_000, 64, generator=torch.Generator().manual_seed(0))
+        x, y = torch.randn(2, 10_000, 64, generator=torch.Generator().manual_seed(0))
         mmd2(x[:100], y[:100], kernel=Gaussian(8.0))  # what the first call loads does not count
         before = peak()
         print(float(mmd2(x, y, kernel=Gaussian(8.0))), before, peak())
     """
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     value, before, peak = run.stdout.split()
-    assert 0 < float(value) < 1e-3
-    assert 1024 * (int(peak) - int(before)) < 3e8
+    assert 0 < float(value) < 2e-3
+    assert 1024 * (int(peak) - int(before)) < 2e8
 
 
 def test_no_kernel_matrix_is_larger_than_a_tile():

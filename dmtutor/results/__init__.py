@@ -36,7 +36,7 @@ def load(name):
     --------
     >>> stored = load("distribution_matching")
     >>> type(stored["rows"][0]["accuracies"])
-    <class 'dmtutor.evaluation.Accuracies'>
+    <class 'dmtutor.accuracies.Accuracies'>
     """
     content = json.loads(find(name, ".json").read_text(encoding="utf-8"))
     for row in content["rows"]:
