@@ -22,6 +22,10 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert learned > by_random + 0.1", "learned, by_random = by_random, learned"),
         ("assert means[0] > means[1] + 10", "means[1] = (means[0] + means[1]) / 2"),
     ],
+    "05_gradient_matching": [
+        ('assert score["DC, from noise"].mean > random_ten', 'score["DC, from noise"] = score["ten random digits"]'),
+        ("assert squared[0] > 0.999 and", "squared, whole = whole, squared"),
+    ],
     "06_siamese_augmentation": [
         ("assert noise[False] > 2 * noise[True]", "noise[True], noise[False] = noise[False], noise[True]"),
         ('assert min(ratio["crop"], ratio["cutout"]) > 1.5', 'ratio["crop"] = ratio["scale"]'),
