@@ -261,6 +261,7 @@ sharding.finish()
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("CI"), reason="takes half a minute; .ci/run has it")
 def test_processes_and_threads_change_no_bit(tmp_path):
     """1, 2 and 3 processes of 1, 2 and 4 threads, at 1, 3 and 10 images per class, and the improved form at 2."""
     write_digits(tmp_path / "data.npz", 12)

@@ -115,6 +115,7 @@ def test_page(visit, path):
         grave = [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}" for v in violations
                  if v["impact"] in ("serious", "critical")]
         assert not grave, "\n".join(grave)
+    page.add_style_tag(content="* { transition: none !important; }")  # a colour on its way is no colour
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
         page.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
