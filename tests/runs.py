@@ -1,9 +1,20 @@
 """What the tests of all methods share: small data, seeds, and a Ctrl-C anywhere."""
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
 from dmtutor import from_arrays
+
+
+def arrays(n=12, shape=(8, 6), dtype=np.uint8, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (n, *shape)).astype(np.uint8)
+    return x if dtype == np.uint8 else (x / 255).astype(dtype), np.arange(n) % classes
+
+
+def toy(**changes):
+    return from_arrays(*arrays(**changes))
 
 
 def seeded(seed=0):

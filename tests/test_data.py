@@ -8,20 +8,9 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import seeded
+from runs import arrays, seeded, toy
 
 from dmtutor import LabeledImages, from_arrays
-
-
-def arrays(n=12, shape=(8, 6), dtype=np.uint8, classes=3, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, (n, *shape)).astype(np.uint8)
-    return x if dtype == np.uint8 else (x / 255).astype(dtype), np.arange(n) % classes
-
-
-def toy(**changes):
-    return from_arrays(*arrays(**changes))
-
 
 # LabeledImages -------------------------------------------------------------------------------------------------------
 

@@ -11,19 +11,10 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from runs import arrays, toy
 
 from dmtutor import condense, from_arrays, load, sources
 from dmtutor.sources import EVERYTHING, TORCHVISION
-
-
-def arrays(n=12, shape=(8, 6), dtype=np.uint8, classes=3, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, (n, *shape)).astype(np.uint8)
-    return x if dtype == np.uint8 else (x / 255).astype(dtype), np.arange(n) % classes
-
-
-def toy(**changes):
-    return from_arrays(*arrays(**changes))
 
 
 class Bomb:
