@@ -42,10 +42,10 @@ from dmtutor import (
     random_tiles,
     results,
 )
-from dmtutor.beyond import IDMSteps
 from dmtutor.condensation import saved
 from dmtutor.distribution_matching import mean_distance
 from dmtutor.evaluation import correctness, train_network
+from dmtutor.idm import IDMSteps
 from dmtutor.mmd import Gaussian, mmd2
 from dmtutor.steps import start
 

@@ -89,7 +89,7 @@ FLOORS = [
     "planning plotting steps",
     "distribution_matching gradient_matching unrolling widgets",
     "idm",
-    "beyond condensation tables",
+    "condensation tables",
     "__init__",
     "flags judging",
     "__main__",
