@@ -42,14 +42,14 @@ def environment(name, folder):
     name : str
         "own", "sse41", "avx2", "jitter" with a number, or "today": each in turn, one a day.
     folder : path
-        Where a jitter's start-up file is written.
+        Where a jitter's start-up file is written, and what is compiled for an instruction set.
     """
     if name == "today":
         name = TURNS[datetime.date.today().toordinal() % len(TURNS)]
     if name == "own":
         return {}
-    if name in INSTRUCTIONS:
-        return INSTRUCTIONS[name]
+    if name in INSTRUCTIONS:  # torch.compile's cache does not tell instruction sets apart
+        return {**INSTRUCTIONS[name], "TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / name)}
     if not (name.startswith("jitter") and name[6:].isdigit()):
         raise ValueError(f"processor must be own, today, sse41, avx2 or jitter with a number; got {name!r}")
     startup = Path(folder) / name / "profile_default" / "startup"
