@@ -65,7 +65,7 @@ def rank_correlation(truth, proxy, *, generator, resamples=1000):
 
     References
     ----------
-    Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 14.
+    Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 15.
 
     Examples
     --------
