@@ -1,19 +1,27 @@
 """Why means? What one step of training on a small set has in common with one step on all real digits.
 
     python benchmarks/first_step.py
+    python benchmarks/first_step.py --photographs PATH.npz
 
 Random and condensed digits, one and ten of each class, three sets each; three halves of the real ones; and all of them.
 Five networks that no set has met look at them, unaugmented. Two questions for each set and network:
 
 - With the last layer at zero one step moves the last layer alone, towards class means. What does it read then?
-Random and condensed digits, one and ten of each class, three sets each; three halves of the real ones; and all.
-  the default start, and after 200 steps on real digits; in the last layer and below it?
+- How far does its gradient point the way that all real digits' does: with the last layer at zero, at the default start,
+  and after 200 steps on real digits; in the last layer and below it?
 
-Rows go to dmtutor/results/first_step.json; ten minutes of one core.
+The second command asks the first question of CIFAR-10, with networks of width 128: random photographs, five sets each,
+the stored condensed ones, and 400 real ones of each class as all. PATH.npz holds x_train, y_train, x_test and y_test.
+
+Rows go to dmtutor/results/first_step.json; ten minutes of one core, and four.
 """
+
+import argparse
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from cifar10 import split
 from store import Table, seeded
 
 from dmtutor import Accuracies, ConvNet, Recipe, condense, load, random_subset, results, train_network
@@ -65,8 +73,30 @@ def network_at(start, train, seed):
     return network
 
 
+def photographs(path):
+    """What one step reads on CIFAR-10, for networks that no set has met."""
+    table = Table("first_step")
+    real, _, test = split(path)
+    real, test = random_subset(real, 400, generator=seeded(99)), random_subset(test, 200, generator=seeded(98))
+    networks = [ConvNet(channels=3, image_size=32, width=128, generator=seeded(UNSEEN + j)) for j in range(NETWORKS)]
+    made = {f"random, {n}": [random_subset(real, n, generator=seeded(s)) for s in range(5)] for n in (1, 10, 50)}
+    made |= {f"condensed, {n}": [results.images(f"cifar10_dm_{n}{end}")] for n, end in ((1, ""), (10, "_average"))}
+    for name, sets in {**made, "all real": [real]}.items():
+        key = {"experiment": "one step, photographs", "set": name}
+        if not table.find(**key):
+            right = torch.stack([torch.stack([one_step(net, s, test) for net in networks]) for s in sets])
+            table.add({**key, "accuracies": results.pack(Accuracies(right))})
+            print(f"{name}: {Accuracies(right)}", flush=True)
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--photographs", type=Path)
+    asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.photographs:
+        photographs(asked.photographs)
+        return
     train, test = load("mnist5k")
     table = Table("first_step", new=True, command="python benchmarks/first_step.py")
     starts = ("zero", "default", "after real training")

@@ -27,8 +27,8 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert sum(nearer) >= 6", "nearer[EIGHT] = False"),
     ],
     "06_full_algorithm": [
-        ("assert V_x1 < 0.7 * V_x0 and", "V_x1, V_x0 = V_x0, V_x1"),
-        ("assert round(total) == 19", "batch_first = total / batch_first"),
+        ("assert needed < 0.4 * plain", "needed = plain"),
+        ("assert marks[1] > marks[0] + 0.1", "marks = marks.flip(0)"),
     ],
     "07_dataset_distillation": [
         ("assert sum(learned) / JUDGES > sum(plain)", "learned, plain = plain, learned"),
