@@ -9,7 +9,7 @@ CHAPTER ?= 05
 TEST = $(BIN)/python -m pytest -n logical --processor $(PROCESSOR)
 BY_FILE = --dist loadfile --no-loadscope-reorder
 
-.PHONY: help book test check lint processor colab notebooks clean
+.PHONY: help book pdf test check lint processor colab notebooks clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -31,6 +31,9 @@ book: .venv/installed  ## render the book into _build/html
 	@for page in $$(sed -n 's/.*\(root\|file\): *//p' _toc.yml); do \
 	    test -s _build/html/$$page.html || { echo "The book lacks the page $$page.html"; exit 1; }; done
 	@echo "Open $(CURDIR)/_build/html/index.html"
+
+pdf: book  ## the book as one file, _build/book.pdf (needs Chromium)
+	$(BIN)/python tools/make_pdf.py
 
 test: .venv/installed  ## lint, unit tests, every notebook, the book with warnings as errors, its pages
 	$(MAKE) lint

@@ -697,6 +697,7 @@ def test_no_piece_of_work_is_long(visit, browser):
 def test_ten_digits_condense_and_teach(visit):
     """One visit to the digits: a step, a run, two networks, a pad."""
     page = visit("digits")
+    page.locator("[data-preset=real]").click()
     picture = "it.parts.synthetic.children[8].toDataURL()"
     start, random = (read(page, "digits", picture.replace("synthetic", row)) for row in ("synthetic", "random"))
     assert start == random

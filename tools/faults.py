@@ -44,11 +44,11 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
     ],
     "10_digits_and_photographs": [
         ("assert [round(x, 1) for x in by_network]", "by_network.reverse()"),
-        ("assert r[0] < 0.15", "r.reverse()"),
+        ('assert abs(d["random, 10"] - d["all real"]) < 2', 'p["random, 10"] = p["all real"]'),
     ],
     "11_inside": [
-        ('assert 0.09 < gains[10, "DM", "Herding"]', 'gains[10, "DM", "Herding"] = gains[10, "Herding", "Random"]'),
-        ('assert own["DSA"] - learned["DSA"] >', 'own["DSA"] = (own["DSA"] + learned["DSA"]) / 2'),
+        ("assert [round(share, 2) for _, share in moved", "moved = {1: moved[10], 10: moved[1]}"),
+        ('assert fresh["DSA"] - kept["DSA"] >', 'fresh["DSA"] = (fresh["DSA"] + kept["DSA"]) / 2'),
     ],
     "12_beyond": [
         ("assert 0.02 < after - before", "after = before"),

@@ -4,7 +4,7 @@ import { DMSteps } from "./distribution_matching.js";
 import { argmax, correct, probabilities, trainNetwork } from "./evaluation.js";
 import { decode, likeMnist, paint, SIDE } from "./images.js";
 import { ConvNet } from "./networks.js";
-import { nextCurve, Playground, plot } from "./playground.js";
+import { css, INK, nextCurve, ORANGE, Playground, plot, SAND } from "./playground.js";
 import { choose, generator, integer } from "./randomness.js";
 
 const PAD = 7 * SIDE; // pixels of the pad along a side
@@ -13,10 +13,14 @@ const RECIPE = { steps: 150, width: 8, lr: 0.01, momentum: 0.9, weight_decay: 5e
 const TRAIN = "Train a network on each row";
 const ROWS = ["the random ten", "the synthetic ten"];
 const HEADS = Array.from({ length: 10 }, (_, c) => `<th scope="col">${c}</th>`).join("");
+const WATCHED = Array.from({ length: 10 }, (_, c) => `<option${c === 8 ? " selected" : ""}>${c}</option>`).join("");
 const CANVAS = `<canvas width="${SIDE}" height="${SIDE}"></canvas>`;
 
 const rms = (images) => Math.sqrt(images.reduce((sum, image) => sum + square(image), 0) / images.length / SIDE ** 2);
 const square = (image) => image.reduce((sum, value) => sum + value ** 2, 0);
+const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+const less = (a, b, times = 1) => a.map((value, i) => value - times * b[i]);
+const unit = (a) => a.map((value) => value / Math.sqrt(square(a)));
 const settings = { batch: 4, step: 1, width: 16, augment: AUGMENT };
 
 class Digits extends Playground {
@@ -25,6 +29,17 @@ class Digits extends Playground {
   static budget = 10;
 
   static presets = {
+    noise: {
+      name: "From noise",
+      dials: settings,
+      init: "noise",
+      seed: 1,
+      after: 300,
+      question: "The lower row is noise. Will digits come out of it? And will the eight reach the cross, the mean of the "
+        + "real ones?",
+      answer: "Digits do, and most look much like those that From real digits ends with: the means are the same. The "
+        + "eight comes near to the cross and does not stay on it, since each step asks for the mean in another network.",
+    },
     real: {
       name: "From real digits",
       dials: settings,
@@ -37,16 +52,6 @@ class Digits extends Playground {
         + "brighter than half than at the start, in the others fewer. Now train a network on each row: what is the "
         + "change worth?",
     },
-    noise: {
-      name: "From noise",
-      dials: settings,
-      init: "noise",
-      seed: 1,
-      after: 300,
-      question: "The lower row is noise now. Will digits come out of it?",
-      answer: "They do, and most look much like those that From real digits ends with: the means that they match are "
-        + "the same.",
-    },
     one: {
       name: "A batch of one",
       dials: { ...settings, batch: 1 },
@@ -56,8 +61,8 @@ class Digits extends Playground {
       question: "Each step sees one real digit of each class, not four. Will the loss fall as far? Will the digits "
         + "condense?",
       answer: "It stays higher: smoothed, it ends at 118, with four digits at 49. Most of the difference is the floor "
-        + "(section 4), about 91 and 22. The digits condense all the same; in section 6 (width 32, three sets) one "
-        + "digit instead of 16 costs 1.4 points of accuracy, 95 % interval 1.0 to 1.8.",
+        + "that a small batch has, about 91 and 22. The digits condense all the same; in longer runs (width 32, three "
+        + "sets) one digit instead of 16 costs 1.4 points of accuracy, 95 % interval 1.0 to 1.8.",
     },
     bare: {
       name: "No augmentation",
@@ -66,7 +71,7 @@ class Digits extends Playground {
       seed: 1,
       after: 300,
       question: "Real and synthetic digits are compared as they are. Will a network learn less from the ten?",
-      answer: "A little. In section 6 (16 real digits, width 32, a falling step size, three sets) it costs 0.6 points "
+      answer: "A little. In longer runs (16 real digits, width 32, a falling step, three sets) it costs 0.6 points "
         + "of accuracy to leave augmentation out, 95 % interval 0.0 to 1.1. The judge here, one small network on each "
         + "row, cannot tell so little.",
     },
@@ -79,7 +84,7 @@ class Digits extends Playground {
       question: "The step size is 8 η, without augmentation. Will it still count for eight times as much as η does, after "
         + "300 steps?",
       answer: "No: the contrast grew more than sixfold, so the step size counts ×\u00a00.025, and 8 η for 0.2 η. That "
-        + "is about what η itself counts for after as many steps, ×\u00a00.21 (see No augmentation). Section 7 tells why.",
+        + "is about what η itself counts for after as many steps, ×\u00a00.21 (see No augmentation). The chapter tells why.",
     },
   };
 
@@ -116,10 +121,14 @@ class Digits extends Playground {
     </div>
     <p>After <output id="steps"></output> steps: loss, smoothed, <output id="loss"></output>; contrast
       ×&nbsp;<output id="contrast"></output> since the start, so the step size counts
-      ×&nbsp;<output id="effective"></output>.</p>
+      ×&nbsp;<output id="effective"></output>.<output id="pace"></output></p>
+    <div class="row"><label>Seen by a network that the run never meets: class
+      <select id="watch">${WATCHED}</select></label></div>
+    <canvas id="means" width="1200" height="420" role="img"></canvas>
+    <small>Sand: real digits. Cross: their mean. Orange: the synthetic one, from its start (grey).</small>
     <canvas id="curve" width="1200" height="180" role="img"></canvas>
-    <small>Loss over steps, smoothed (nine tenths of the last value, one of the new), from 0 to
-      <output id="most"></output>. Pale: before, where it fits.</small>
+    <small>Loss over steps, smoothed (nine tenths of the last, one of the new), from 0 to
+      <output id="most"></output>. Pale: before.</small>
     <div class="row">
       <button class="act" type="button" id="judge">${TRAIN}</button>
       <output id="verdict"></output>
@@ -173,12 +182,62 @@ class Digits extends Playground {
     this.ten = this.config.init === "real" ? this.start : this.real.map((pool) => choose(pool, 1, this.random)[0]);
     this.curves = nextCurve(this.curves);
     this.forget();
+    this.busy = 0;
+    this.look();
     this.paint("random", this.ten);
   }
 
   // A dial: from the next step on
-  change() {
-    this.dm.config = this.config;
+  change(dial) {
+    if (dial === "watch") this.look();
+    else this.dm.config = this.config;
+  }
+
+  // The plane of one class: from the mean of its real digits to the start, and where the real ones stray most. Their
+  // places in it, and the way of the synthetic digit so far.
+  look() {
+    const c = Number(this.parts.watch.value), eye = new ConvNet(8).resetParameters(generator(4));
+    const embed = (image) => eye.embed(image, new Float64Array(eye.embeddingDim));
+    const real = this.real[c].slice(0, 60).map(embed);
+    const mean = real[0].map((_, i) => real.reduce((sum, psi) => sum + psi[i], 0) / real.length);
+    const across = unit(less(embed(this.start[c]), mean));
+    const rest = real.map((psi) => less(psi, mean)).map((z) => less(z, across, dot(z, across)));
+    let along = unit(rest[0]);
+    for (let i = 0; i < 20; i++) // power iteration
+      along = unit(along.map((_, j) => rest.reduce((sum, z) => sum + dot(z, along) * z[j], 0)));
+    const place = (psi) => [across, along].map((axis) => dot(less(psi, mean), axis));
+    this.plane = { c, real: real.map(place), start: place(embed(this.start[c])), way: [], place: (x) => place(embed(x)) };
+  }
+
+  // Draws that plane.
+  drawMeans() {
+    const { means } = this.parts, { c, real, start, way, place } = this.plane, pen = means.getContext("2d");
+    const { width, height } = means, now = place(this.dm.images[c]);
+    if (way.length < 2 || way.at(-1)[0] !== now[0]) way.push(now);
+    const [right, left] = [1, -1].map((side) => Math.max(...[...real, start, now].map(([x]) => side * x)));
+    const scale = Math.min((0.9 * width) / (right + left), (0.42 * height) / Math.max(...real.map(([, y]) => Math.abs(y))));
+    const at = ([x, y]) => [width / 2 + scale * (x - (right - left) / 2), height / 2 - scale * y];
+    const spot = (point, radius, color) => {
+      pen.fillStyle = color;
+      pen.beginPath();
+      pen.arc(...at(point), radius, 0, 7);
+      pen.fill();
+    };
+    pen.clearRect(0, 0, width, height);
+    for (const point of real) spot(point, 7, SAND);
+    pen.lineWidth = 4;
+    pen.strokeStyle = css(ORANGE);
+    pen.beginPath();
+    for (const point of [start, ...way]) pen.lineTo(...at(point));
+    pen.stroke();
+    spot(start, 12, "#8c8c8c");
+    const [x, y] = at([0, 0]);
+    pen.fillStyle = INK;
+    pen.fillRect(x - 16, y - 3, 32, 6);
+    pen.fillRect(x - 3, y - 16, 6, 32);
+    spot(now, 14, css(ORANGE));
+    const share = Math.hypot(...now) / Math.hypot(...start);
+    means.setAttribute("aria-label", `Digit ${c}: of the distance to the real ones' mean ${share.toFixed(2)} are left`);
   }
 
   act(name) {
@@ -193,7 +252,8 @@ class Digits extends Playground {
 
   // One image; a step takes those of ten classes. A wider network has a larger loss: another width, another curve.
   advance() {
-    const whole = this.dm.next(), { loss, network } = this.dm;
+    const begin = performance.now(), whole = this.dm.next(), { loss, network } = this.dm;
+    this.busy += performance.now() - begin;
     this.forget();
     if (whole) {
       if (this.width !== network.width) this.curves = nextCurve(this.curves);
@@ -214,6 +274,7 @@ class Digits extends Playground {
     const most = losses.length ? 1.25 * Math.max(...losses) : 1;
     parts.most.textContent = losses.length ? most.toFixed(0) : "–";
     plot(parts.curve, curves, { from: 0, to: most });
+    this.drawMeans();
     this.measure();
   }
 
@@ -223,6 +284,9 @@ class Digits extends Playground {
     parts.loss.textContent = curve.length ? curve.at(-1).toFixed(1) : "–";
     parts.contrast.textContent = growth.toFixed(2);
     const counts = dm.images.map((image, c) => square(this.start[c]) / square(image));
+    const pace = this.busy / this.steps;
+    parts.pace.textContent = this.steps < 3 ? "" : ` A step takes ${pace.toFixed(0)} ms, 300 of them `
+      + `${Math.ceil(0.3 * pace)} s.`;
     parts.effective.textContent = (counts.reduce((a, b) => a + b) / 10).toPrecision(2);
   }
 

@@ -75,10 +75,10 @@ export class Playground extends HTMLElement {
     this.ask();
   }
 
-  // A dial; that of the judge changes no experiment.
+  // A dial; those of what is looked at change no experiment.
   turned(dial) {
     if (!dial) return;
-    if (dial.id !== "judge") this.leave();
+    if (!["judge", "watch"].includes(dial.id)) this.leave();
     this.change(dial.id);
     this.refresh();
   }

@@ -1,0 +1,109 @@
+"""The rendered book as one file, _build/book.pdf: folds open, links within the file, a slider as the picture it shows.
+
+    make pdf
+
+Needs a built book, Chromium as the tests need it (tests/browsing.py), and pypdf, which puts the pages together.
+"""
+
+import functools
+import http.server
+import io
+import re
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import urldefrag
+
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import ArrayObject, FloatObject, NameObject, NullObject, NumberObject
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "_build" / "html"
+OPEN = "document.querySelectorAll('details').forEach(fold => fold.open = true)"
+QUIET = """.bd-header, .bd-sidebar-primary, .bd-sidebar-secondary, .header-article, .prev-next-area, .bd-footer,
+    footer, .playground, .widget-slider, .skip-link { display: none !important }
+    .bd-main, .bd-content, .bd-article-container { max-width: none !important; width: 100% !important }
+    figure, img, .cell_output, table { break-inside: avoid } h1, h2, h3, summary { break-after: avoid }"""
+READY = """async () => {
+    if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+    await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
+}"""
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def pages():
+    """The book's pages in their order, as the table of contents has them."""
+    return re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text())
+
+
+def printed(browser, address):
+    """A page as PDF."""
+    page = browser.new_page(viewport={"width": 900, "height": 1200}, color_scheme="light")
+    page.goto(address, wait_until="networkidle")
+    page.evaluate(OPEN)
+    page.evaluate(READY)
+    page.add_style_tag(content=QUIET)
+    made = page.pdf(format="A4", print_background=True, scale=0.8,
+                    margin={side: "16mm" for side in ("top", "bottom", "left", "right")})
+    page.close()
+    return PdfReader(io.BytesIO(made))
+
+
+def place(writer, number, left=None, top=None):
+    """A destination: a page of the whole file, and where on it."""
+    there = [NullObject() if v is None else FloatObject(v) for v in (left, top)]
+    return ArrayObject([writer.pages[number].indirect_reference, NameObject("/XYZ"), *there, NumberObject(0)])
+
+
+def together(parts, base):
+    """One file of {page: PDF}: links to other pages and within one lead to where they should."""
+    writer, first, within = PdfWriter(), {}, {}
+    for name, reader in parts.items():
+        first[name] = len(writer.pages)
+        within[name] = {
+            key: (first[name] + reader.get_destination_page_number(to), to.get("/Left"), to.get("/Top"))
+            for key, to in reader.named_destinations.items()
+        }
+        for page in reader.pages:
+            writer.add_page(page)
+        title = re.sub(r"\s+", " ", (reader.metadata.title or name).split(" — ")[0])
+        writer.add_outline_item(title, first[name])
+    owners = [name for name, reader in parts.items() for _ in reader.pages]
+    for page, owner in zip(writer.pages, owners, strict=True):
+        for link in (entry.get_object() for entry in page.get("/Annots", ())):
+            if "/Dest" in link:
+                to = within[owner].get(str(link["/Dest"]).removeprefix("/"), (first[owner],))
+            elif str(link.get("/A", {}).get("/URI", "")).startswith(base):
+                path, name = urldefrag(link["/A"]["/URI"])
+                target = path.removeprefix(base).removesuffix(".html")
+                if target not in first:
+                    continue
+                to = within[target].get(name, (first[target],))
+                del link["/A"]
+            else:
+                continue
+            link[NameObject("/Dest")] = place(writer, *to)
+    writer.compress_identical_objects()
+    return writer
+
+
+def main():
+    sys.path.insert(0, str(ROOT / "tests"))
+    from browsing import chromium
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}/"
+    with chromium() as browser:
+        parts = {name: printed(browser, f"{base}{name}.html") for name in pages()}
+    out = SITE.parent / "book.pdf"
+    together(parts, base).write(out)
+    print(f"{out}: {sum(len(part.pages) for part in parts.values())} pages, {out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
