@@ -73,10 +73,29 @@ def network_at(start, train, seed):
     return network
 
 
+@torch.no_grad()
+def straying(network, data):
+    """Mean squared distance of an image from its class's mean, over that of the classes' means from their own."""
+    z = torch.cat([network.embed(x) for x in data.images.split(100)])
+    of_class = [z[data.labels == c] for c in range(len(data.classes))]
+    means = torch.stack([x.mean(0) for x in of_class])
+    within = torch.stack([x.var(0).sum() for x in of_class]).mean()
+    return float(within / (means - means.mean(0)).square().sum(1).mean())
+
+
 def photographs(path):
-    """What one step reads on CIFAR-10, for networks that no set has met."""
+    """What one step reads on CIFAR-10, for networks that no set has met; how far images stray, digits beside them."""
     table = Table("first_step")
     real, _, test = split(path)
+    for name, data, width in (("digits", load("mnist5k")[0], 32), ("photographs", real, 128)):
+        if not table.find(experiment="straying", data=name):
+            some = random_subset(data, 200, generator=seeded(97))
+            channels, side, _ = some.images.shape[1:]
+            networks = [ConvNet(channels=channels, image_size=side, width=width, generator=seeded(UNSEEN + j))
+                        for j in range(NETWORKS)]
+            found = [round(straying(network, some), 2) for network in networks]
+            table.add({"experiment": "straying", "data": name, "ratio": found})
+            print(f"{name}: {found}", flush=True)
     real, test = random_subset(real, 400, generator=seeded(99)), random_subset(test, 200, generator=seeded(98))
     networks = [ConvNet(channels=3, image_size=32, width=128, generator=seeded(UNSEEN + j)) for j in range(NETWORKS)]
     made = {f"random, {n}": [random_subset(real, n, generator=seeded(s)) for s in range(5)] for n in (1, 10, 50)}
