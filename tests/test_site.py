@@ -184,3 +184,16 @@ def test_drawers_open_on_a_phone(visit):
         inside.wait_for(state="visible")
         page.keyboard.press("Escape")
         inside.wait_for(state="hidden")
+
+
+def test_the_book_in_one_file(browser, address):
+    """Two of its pages: a link from one to the other leads there, and none leads to the server that printed them."""
+    make_pdf = pytest.importorskip("make_pdf", reason="pypdf is not installed")
+    names = "book/index", "book/notation"
+    parts = {name: make_pdf.printed(browser, f"{address}/{name}.html") for name in names}
+    whole = make_pdf.together(parts, f"{address}/")
+    links = [link.get_object() for page in whole.pages for link in page.get("/Annots", ())]
+    assert not any(str(link.get("/A", {}).get("/URI", "")).startswith(address) for link in links)
+    first_of_notation = whole.pages[len(parts[names[0]].pages)].indirect_reference
+    assert any(link.get("/Dest", [None])[0] == first_of_notation for link in links)
+    assert [item.title for item in whole.outline] == ["Dataset condensation with distribution matching", "Notation"]

@@ -19,11 +19,13 @@ from pypdf.generic import ArrayObject, FloatObject, NameObject, NullObject, Numb
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_build" / "html"
-OPEN = "document.querySelectorAll('details').forEach(fold => fold.open = true)"
+OPEN = "document.querySelectorAll('details:not(.hide)').forEach(fold => fold.open = true)"  # folds of code are left out
 QUIET = """.bd-header, .bd-sidebar-primary, .bd-sidebar-secondary, .header-article, .prev-next-area, .bd-footer,
-    footer, .playground, .widget-slider, .skip-link { display: none !important }
+    footer, #jb-print-toc, details.hide, .widget-slider, .skip-link { display: none !important }
     .bd-main, .bd-content, .bd-article-container { max-width: none !important; width: 100% !important }
-    figure, img, .cell_output, table { break-inside: avoid } h1, h2, h3, summary { break-after: avoid }"""
+    pre { white-space: pre-wrap !important; break-inside: auto !important } .highlight { break-inside: auto !important }
+    h1 { margin-bottom: 1em !important } h1, h2, h3, summary { break-after: avoid }
+    figure, img, .cell_output, .cell_input, table { break-inside: avoid }"""
 READY = """async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
     await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
@@ -71,7 +73,7 @@ def together(parts, base):
         for page in reader.pages:
             writer.add_page(page)
         title = re.sub(r"\s+", " ", (reader.metadata.title or name).split(" — ")[0])
-        writer.add_outline_item(title, first[name])
+        writer.add_outline_item(title=title, page_number=first[name])
     owners = [name for name, reader in parts.items() for _ in reader.pages]
     for page, owner in zip(writer.pages, owners, strict=True):
         for link in (entry.get_object() for entry in page.get("/Annots", ())):
@@ -80,10 +82,10 @@ def together(parts, base):
             elif str(link.get("/A", {}).get("/URI", "")).startswith(base):
                 path, name = urldefrag(link["/A"]["/URI"])
                 target = path.removeprefix(base).removesuffix(".html")
-                if target not in first:
+                del link["/A"]
+                if target not in first:  # source code, the index: not in this file
                     continue
                 to = within[target].get(name, (first[target],))
-                del link["/A"]
             else:
                 continue
             link[NameObject("/Dest")] = place(writer, *to)
