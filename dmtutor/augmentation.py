@@ -125,8 +125,7 @@ def cutmix(images, targets, *, generator):
     images : Tensor, (n, C, H, W)
     targets : Tensor, (n, K)
         Probabilities of the classes.
-    generator : torch.Generator
-        On the CPU.
+    generator : torch.Generator, on the CPU
 
     Returns
     -------
@@ -208,8 +207,7 @@ class SiameseAugment:
         ----------
         k : int
             1 for a Siamese pair of batches; one per image to train a network.
-        generator : torch.Generator
-            On the CPU.
+        generator : torch.Generator, on the CPU
         same_operation : bool
             Use one operation for all k draws, each with its own parameters: how the papers train networks.
 

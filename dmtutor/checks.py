@@ -50,7 +50,7 @@ def check_step_size(name, value):
     """Raise a ValueError if ``value`` is not a positive, finite number."""
     check_number(name, value)
     if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive; got {value!r}")
+        raise ValueError(f"{name} must be positive and finite; got {value!r}")
 
 
 def check_fraction(name, value):

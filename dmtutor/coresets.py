@@ -23,8 +23,7 @@ def random_subset(real, ipc, *, generator):
     real : LabeledImages
     ipc : int or tuple of int
         Images per class, or of each class.
-    generator : torch.Generator
-        On the CPU.
+    generator : torch.Generator, on the CPU
 
     Returns
     -------

@@ -122,8 +122,7 @@ class LabeledImages(torch.utils.data.Dataset):
         ----------
         fraction : float
             In (0, 1).
-        generator : torch.Generator
-            On the CPU.
+        generator : torch.Generator, on the CPU
 
         Returns
         -------

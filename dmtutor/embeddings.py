@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_generator, check_number, check_positive
-from .mmd import BLOCK, Gaussian, check_points
+from .checks import check_generator, check_positive, check_step_size
+from .mmd import BLOCK, check_points
 from .networks import ConvNet
 from .randomness import keyed_generator, root_seed
 
@@ -35,8 +35,8 @@ class RandomFourierFeatures:
         D, even: every frequency ξ gives a cosine and a sine.
     bandwidth : float
         h > 0, as in `dmtutor.mmd.Gaussian`.
-    generator : torch.Generator
-        On the CPU; draws the frequencies.
+    generator : torch.Generator, on the CPU
+        Draws the frequencies.
 
     Attributes
     ----------
@@ -72,8 +72,7 @@ class RandomFourierFeatures:
         check_generator(generator)
         if features % 2:
             raise ValueError(f"features must be even, a cosine and a sine for every frequency; got {features}")
-        check_number("bandwidth", bandwidth)
-        Gaussian(bandwidth)
+        check_step_size("bandwidth", bandwidth)
         self.frequencies = torch.randn(features // 2, dim, generator=generator, dtype=torch.float64) / bandwidth
 
     def __call__(self, x):
@@ -202,11 +201,8 @@ def class_separability(x, labels, test_x, test_labels, *, kernel):
 
     Parameters
     ----------
-    x : Tensor (n, d)
-    labels : Tensor (n,), int64
-        In 0 … K−1.
-    test_x : Tensor (m, d)
-    test_labels : Tensor (m,), int64
+    x, test_x : Tensor (n, d) and (m, d)
+    labels, test_labels : Tensor (n,) and (m,), int64, in 0 … K−1
     kernel : callable
         As in `dmtutor.mmd`: (n, d), (m, d) → (n, m). Of features ψ, ``lambda a, b: psi(a) @ psi(b).T``.
 

@@ -158,8 +158,8 @@ def train_network(train, *, recipe=None, generator, teacher=None):
         The set, real or synthetic; stored images are decoded, see :func:`~dmtutor.decode`.
     recipe : Recipe, optional
         By the images' size if left out, see :meth:`Recipe.of`.
-    generator : torch.Generator
-        On the CPU; draws weights, order and augmentation.
+    generator : torch.Generator, on the CPU
+        Draws weights, order and augmentation.
     teacher : torch.nn.Module, optional
         A trained network in evaluation mode: its probabilities for the images, before they are augmented, stand in the
         place of their labels.

@@ -3,6 +3,8 @@
 Sets of points are tensors (…, n, d): n points in d dimensions, with any leading dimensions, which broadcast.
 A kernel is any symmetric function of two such sets that returns the matrix of its values, (…, n, m):
 `Linear`, `Gaussian`, or your own, say ``lambda x, y: embed(x) @ embed(y).mT``.
+
+The statistics, the test and the median heuristic are those of Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
 """
 
 import math
@@ -12,7 +14,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_generator, check_number, check_positive
+from .checks import check_generator, check_positive, check_step_size
 
 BLOCK = 512  # a tile of BLOCK² kernel values stays in a processor's cache
 
@@ -74,9 +76,7 @@ class Gaussian:
         if not self.bandwidths:
             raise ValueError("bandwidth must be at least one number; got none")
         for h in self.bandwidths:
-            check_number("bandwidth", h)
-            if not 0 < h < math.inf:
-                raise ValueError(f"bandwidth must be positive and finite; got {h!r}")
+            check_step_size("bandwidth", h)
 
     @property
     def bandwidths(self):
@@ -113,8 +113,7 @@ def median_bandwidth(x, y, *, points=1000):
 
     Parameters
     ----------
-    x : Tensor (n, d)
-    y : Tensor (m, d)
+    x, y : Tensor (n, d) and (m, d)
     points : int
         Of larger sets only so many points are used, evenly spaced in the order given.
 
@@ -126,10 +125,6 @@ def median_bandwidth(x, y, *, points=1000):
     ------
     ValueError
         If the sets are not of one dimension and dtype, hold a NaN, or more than half of all distances are zero.
-
-    References
-    ----------
-    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
 
     Examples
     --------
@@ -154,16 +149,14 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
 
     ``MMD²(P, Q) = E k(x, x′) − 2 E k(x, y) + E k(y, y′)``, the squared distance of the mean embeddings of P and
     Q. The *V-statistic* (the default) takes each mean over all pairs, points with themselves included: it is
-    the exact MMD² of the two sets as they are, and never negative. The *U-statistic* (``unbiased=True``) leaves
-    out the pairs i = i: it is right on average for the distributions that the sets were drawn from, and may be
-    negative.
+    the exact MMD² of the two sets as they are, and never negative. The *U-statistic* (``unbiased=True``; lemma 6 of
+    Gretton et al.) leaves out the pairs i = i: it is right on average for the distributions that the sets were drawn
+    from, and may be negative.
 
     Parameters
     ----------
-    x : Tensor (…, n, d)
-        Floating point.
-    y : Tensor (…, m, d)
-        Of x's dtype and device. Leading dimensions broadcast.
+    x, y : Tensor (…, n, d) and (…, m, d)
+        Floating point, of one dtype and device. Leading dimensions broadcast.
     kernel : callable
         A symmetric kernel, (…, n, d), (…, m, d) → (…, n, m).
     unbiased : bool
@@ -185,10 +178,6 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
     TypeError
         If ``x`` or ``y`` is not a tensor.
 
-    References
-    ----------
-    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, lemma 6.
-
     Examples
     --------
     >>> x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])
@@ -200,9 +189,7 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
     check_points(x=x, y=y)
     check_positive("block", block)
     if unbiased:
-        for name, n in (("x", x.shape[-2]), ("y", y.shape[-2])):
-            if n < 2:
-                raise ValueError(f"{name} must hold at least two points for the unbiased estimator; got {n}")
+        check_pairs(x=x, y=y)
     xx = _mean_embedding(x, x, kernel, block, skip_self=unbiased).mean(-1)
     xy = _mean_embedding(x, y, kernel, block).mean(-1)
     yy = _mean_embedding(y, y, kernel, block, skip_self=unbiased).mean(-1)
@@ -219,11 +206,8 @@ def witness(points, x, y, *, kernel, block=BLOCK):
     ----------
     points : Tensor (…, p, d)
         Where f is evaluated.
-    x : Tensor (…, n, d)
-    y : Tensor (…, m, d)
-    kernel : callable
-    block : int
-        As in `mmd2`.
+    x, y, kernel, block
+        As of `mmd2`.
 
     Returns
     -------
@@ -277,8 +261,7 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
     kernel : callable
         Evaluated once on the n + m points; the matrix is kept, in float64.
     permutations : int
-    generator : torch.Generator
-        On the CPU.
+    generator : torch.Generator, on the CPU
 
     Returns
     -------
@@ -294,8 +277,8 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
 
     References
     ----------
-    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012. Phipson & Smyth, *Permutation P-values Should Never Be
-    Zero*, Statistical Applications in Genetics and Molecular Biology 2010.
+    Phipson & Smyth, *Permutation P-values Should Never Be Zero*, Statistical Applications in Genetics and Molecular
+    Biology 2010.
 
     Examples
     --------
@@ -308,11 +291,10 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
     check_points(x=x, y=y)
     check_positive("permutations", permutations)
     check_generator(generator)
+    check_pairs(x=x, y=y)
     n, m = x.shape[-2], y.shape[-2]
     if x.shape[:-2] != y.shape[:-2]:
         raise ValueError(f"y must have x's leading dimensions {tuple(x.shape[:-2])}; got {tuple(y.shape[:-2])}")
-    if min(n, m) < 2:
-        raise ValueError(f"{'x' if n < 2 else 'y'} must hold at least two points; got {min(n, m)}")
     pooled = torch.cat([x, y], -2)
     k = kernel(pooled, pooled).double()  # (…, n + m, n + m)
 
@@ -415,6 +397,13 @@ def check_points(**points):
     for name, x in points.items():
         if not x.isfinite().all():
             raise ValueError(f"{name} must be finite; got {int((~x.isfinite()).sum())} coordinates NaN or infinite")
+
+
+def check_pairs(**points):
+    """Raise a ValueError if a set has not two points, of which an unbiased estimate has need."""
+    for name, x in points.items():
+        if x.shape[-2] < 2:
+            raise ValueError(f"{name} must hold at least two points for an unbiased estimate; got {x.shape[-2]}")
 
 
 def _mean_embedding(points, x, kernel, block, skip_self=False):

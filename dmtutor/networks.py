@@ -46,8 +46,7 @@ class Network(nn.Module):
 
         Parameters
         ----------
-        generator : torch.Generator
-            On the CPU.
+        generator : torch.Generator, on the CPU
         """
         self.load_parameters(self.draw_parameters(generator=generator))
 
@@ -101,8 +100,8 @@ class ConvNet(Network):
     norm : {"instance", "batch", "layer", "group", "none"}
     activation : {"relu", "leakyrelu", "sigmoid", "swish"}
     pooling : {"avg", "max", "none"}
-    generator : torch.Generator
-        On the CPU; draws the weights. The global generator is neither read nor advanced.
+    generator : torch.Generator, on the CPU
+        Draws the weights. The global generator is neither read nor advanced.
 
     Attributes
     ----------
@@ -163,8 +162,8 @@ class Judge(Network):
         Scales the channels of all layers; as published if None.
     norm : str, optional
         One of ``norms``; the first if None.
-    generator : torch.Generator
-        On the CPU; draws the weights. The global generator is neither read nor advanced.
+    generator : torch.Generator, on the CPU
+        Draws the weights. The global generator is neither read nor advanced.
 
     Raises
     ------

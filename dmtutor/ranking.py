@@ -50,8 +50,8 @@ def rank_correlation(truth, proxy, *, generator, resamples=1000):
     ----------
     truth, proxy : Tensor, (n, m), bool, or (n,)
         Whether each of n networks is right about m test images; or a score of each.
-    generator : torch.Generator
-        On the CPU. Networks are drawn first, then the images of ``truth``: the same ones for every proxy of one seed.
+    generator : torch.Generator, on the CPU
+        Networks are drawn first, then the images of ``truth``: the same ones for every proxy of one seed.
     resamples : int
 
     Returns
