@@ -9,7 +9,6 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
-from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from . import files, judging, planning, sharding
 from .augmentation import SiameseAugment
 from .checks import check_device, check_positive, check_seed
 from .condensation import begin, condense, load_run
-from .coresets import random_subset
 from .data import LabeledImages
 from .decoding import decode, random_tiles
 from .evaluation import evaluate
@@ -284,15 +282,14 @@ def _evaluate(parsed):
     if twice := [file for file, n in Counter(map(os.path.realpath, parsed.files)).items() if n > 1]:
         raise ValueError(f"the sets must be different files; {os.path.relpath(twice[0])!r} is there twice")
     sets = [read_set(file) for file in parsed.files]
-    first, name = sets[0], sets[0].meta.get("name")
+    first, name = sets[0], sets[0].built_in_name
     for file, other in zip(parsed.files, sets, strict=True):
         if other.images.shape[1:] != first.images.shape[1:] or other.classes != first.classes:
             raise ValueError(f"the sets must have the same classes and size; got {other} in {file}, {first} before")
         decode(other)  # raises a ValueError where that is not possible
         if empty := [known for known, n in zip(other.classes, other.counts, strict=True) if not n]:
             raise ValueError(f"a set must hold images of every class; {file} has none of {', '.join(empty[:8])}")
-        built_in = name in NAMES and other.meta.get("built_in", True)  # a folder may have any name
-        if parsed.dataset is None and not (built_in and other.meta.get("name") == name):
+        if parsed.dataset is None and not (name in NAMES and other.built_in_name == name):
             raise ValueError(f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a "
                              "file or folder")
     train, test = _load(parsed, parsed.dataset or name, parsed.files, sets)
@@ -332,13 +329,12 @@ def _export(parsed):
 def _info(parsed):
     data = read_set(parsed.file)
     counts, meta, (channels, height, width) = data.counts.tolist(), dict(data.meta), data.images.shape[1:]
-    config = meta.pop("config", {})
-    built_in = meta.pop("built_in", True) and meta.get("name") in NAMES
-    method, name, seed, mark, versions = (
-        meta.pop(key, None) for key in ("method", "name", "seed", "fingerprint", "versions"))
+    keys = "config", "built_in", "method", "name", "seed", "fingerprint", "versions"
+    config, _, method, name, seed, mark, versions = (meta.pop(key, None) for key in keys)
     told = {
         "method": f"{method or 'unknown'}, seed {'unknown' if seed is None else seed}",
-        "data": f"{name or 'unknown'}, {'built in' if built_in else 'a file or folder'}, fingerprint {mark}",
+        "data": f"{name or 'unknown'}, {'built in' if data.built_in_name in NAMES else 'a file or folder'}, "
+                f"fingerprint {mark}",
         "images": f"{_images(counts)} ({planning.each(data.classes, counts)}), {height}×{width} "
                   f"{'grey' if channels == 1 else 'RGB'}",
         "fields": judging.listed(judging.changed(data)) if config else None,
@@ -387,10 +383,9 @@ def _compare(parsed, names, sets, train, test, recipe):
             say(name if len(groups) > 1 else "condensed", one)
     drawn = _drawn((data.counts.tolist(), data.meta.get("factor", 1)) for data in sets) if parsed.random_sets else []
     for ipc, factor in drawn:
-        draw = _random if factor == 1 else partial(_random_tiles, factor=factor)
         of = f", {_images(ipc)}" if len({ipc for ipc, _ in drawn}) > 1 else ""
         say(f"{'random' if factor == 1 else 'tiles'}{of}",
-            judge([draw(train, ipc, seed=parsed.seed + i) for i in range(parsed.random_sets)]))
+            judge([_random(train, ipc, parsed.seed + i, factor) for i in range(parsed.random_sets)]))
     if parsed.whole:
         say("whole set", judge([train]))
     for a, b in combinations(range(len(groups)), 2):
@@ -398,14 +393,9 @@ def _compare(parsed, names, sets, train, test, recipe):
         print(f"{short[a]} − {short[b]}: {judging.difference(results[a], results[b], paired)}", flush=True)
 
 
-def _random(train, ipc, seed):
-    """As many random images of each class, or all that there are: sets that began as noise may have more."""
-    ipc = tuple(min(n, have) for n, have in zip(ipc, train.counts.tolist(), strict=True))
-    return random_subset(train, ipc, generator=torch.Generator().manual_seed(seed))
-
-
-def _random_tiles(train, ipc, seed, factor):
-    """Random images, factor² in the pixels of one, or as many as there are."""
+def _random(train, ipc, seed, factor=1):
+    """As many random images of each class, factor² in the pixels of one, or all that there are: sets that began as
+    noise may have more."""
     ipc = tuple(max(1, min(n, have // factor**2)) for n, have in zip(ipc, train.counts.tolist(), strict=True))
     return random_tiles(train, ipc, factor=factor, generator=torch.Generator().manual_seed(seed))
 

@@ -86,18 +86,12 @@ def _warp(x, matrix):
 
 @dataclass(frozen=True)
 class Draws:
-    """Sampled parameters of k augmentations: which operation, and the numbers it turns into angles and shifts.
-
-    Parameters
-    ----------
-    operation : Tensor, (k,), int64
-        Index into the strategy's operations.
-    u : Tensor, (k, 4), float64
-        Uniform in [0, 1).
-    """
+    """Sampled parameters of k augmentations: which operation, and the numbers it turns into angles and shifts."""
 
     operation: torch.Tensor
+    """Index into the strategy's operations, (k,), int64."""
     u: torch.Tensor
+    """Uniform in [0, 1), (k, 4), float64."""
 
     def __len__(self):
         return len(self.operation)
@@ -129,8 +123,8 @@ def cutmix(images, targets, *, generator):
 
     Returns
     -------
-    images : Tensor, (n, C, H, W)
-    targets : Tensor, (n, K)
+    images, targets : Tensor
+        Of the same shapes.
 
     References
     ----------
@@ -167,13 +161,8 @@ class SiameseAugment:
     Parameters
     ----------
     strategy : str
-        Operations joined by underscores, as in the papers: ``"color_crop_cutout_flip_scale_rotate"``; or
-        ``"none"``.
-
-    Raises
-    ------
-    ValueError
-        If an operation is unknown or named twice.
+        Operations joined by underscores, as in the papers: ``"color_crop_cutout_flip_scale_rotate"``; or ``"none"``. A
+        ValueError if one is unknown or named twice.
 
     References
     ----------
@@ -201,7 +190,7 @@ class SiameseAugment:
         return f"SiameseAugment({self.strategy!r})"
 
     def sample(self, k, *, generator, same_operation=False):
-        """Draw ω, k times.
+        """Draw ω, k times: :class:`Draws`.
 
         Parameters
         ----------
@@ -210,33 +199,15 @@ class SiameseAugment:
         generator : torch.Generator, on the CPU
         same_operation : bool
             Use one operation for all k draws, each with its own parameters: how the papers train networks.
-
-        Returns
-        -------
-        Draws
         """
         check_generator(generator)
         operation = torch.randint(max(1, len(self.operations)), (1 if same_operation else k,), generator=generator)
         return Draws(operation.expand(k), torch.rand(k, 4, generator=generator, dtype=torch.float64))
 
     def apply(self, x, draws):
-        """A(x, ω): a pure function, differentiable in ``x``.
+        """A(x, ω) of normalised images x, (n, C, H, W): a pure function, differentiable in ``x``.
 
-        Parameters
-        ----------
-        x : Tensor, (n, C, H, W)
-            Normalised images.
-        draws : Draws
-            k of them, k a divisor of n: each is shared by n/k images in a row.
-
-        Returns
-        -------
-        Tensor, (n, C, H, W)
-
-        Raises
-        ------
-        ValueError
-            If k does not divide n.
+        Of k ``draws`` each is shared by n/k images in a row; a ValueError if k does not divide n.
         """
         n, k = len(x), len(draws)
         if k < 1 or n % k:

@@ -92,7 +92,7 @@ def check_device(device, name="device"):
 def check_one_of(name, value, known):
     """Raise a ValueError if ``value`` is not one of the names ``known``."""
     if value not in known:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
 
 
 def check_seed(seed, name="seed"):

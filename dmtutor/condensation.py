@@ -110,13 +110,8 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
 
 
 def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
-    """Check all that :func:`condense` is given, and make the steps of its run.
-
-    Returns
-    -------
-    Steps
-        Of this process's classes, where processes share the work.
-    """
+    """Check all that :func:`condense` is given, and make the steps of its run: of this process's classes, where
+    processes share the work."""
     check_set(train, "train")
     steps_type = METHODS.get(method) if isinstance(method, str) else method
     if not (isinstance(steps_type, type) and issubclass(steps_type, Steps)):
@@ -143,18 +138,8 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
 def saved(steps, save, *, every=60):
     """The steps of a run, with its state saved once a minute, at the end, and when something stops it.
 
-    Parameters
-    ----------
-    steps : Steps
-    save : callable
-        Writes what there is; called without arguments between two steps.
-    every : float
-        Seconds between two calls.
-
-    Yields
-    ------
-    Step
-        Close the generator (``contextlib.closing``) to have the state saved at once where the loop is left early.
+    ``save()`` writes what there is, between two steps, ``every`` so many seconds. Close this generator
+    (``contextlib.closing``) to have the state saved at once where the loop is left early.
     """
     last = time.monotonic()
     with interrupts.deferred() as interrupted:

@@ -96,21 +96,8 @@ def k_center(real, ipc, *, embed=None):
 
     Parameters
     ----------
-    real : LabeledImages
-    ipc : int or tuple of int
-        Images per class, or of each class.
-    embed : callable, optional
-        (n, C, H, W) → (n, d'), the space in which distances are taken: as in `herding`.
-
-    Returns
-    -------
-    LabeledImages
-        Sorted by class, K · ipc images, those of a class in the order of choice.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `herding`.
+    real, ipc, embed
+        As of `herding`, and so are what is returned, sorted by class and choice, and the errors.
 
     Examples
     --------
@@ -193,20 +180,8 @@ def k_center_order(points, m):
 
     Parameters
     ----------
-    points : Tensor (n, d)
-        Floating point.
-    m : int
-        1 … n.
-
-    Returns
-    -------
-    Tensor (m,)
-        int64, rows of ``points`` in the order of choice, on its device.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `herding_order`.
+    points, m
+        As of `herding_order`, and so are what is returned, (m,), and the errors.
 
     Notes
     -----

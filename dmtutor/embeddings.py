@@ -190,7 +190,8 @@ class RandomConvNets:
 
 @torch.no_grad()
 def class_separability(x, labels, test_x, test_labels, *, kernel):
-    r"""How well a linear function of a kernel's features tells classes apart: accuracy of ridge regression.
+    r"""How well a linear function of a kernel's features tells classes apart: the accuracy of ridge regression on test
+    points, a float.
 
     .. math:: f(z) = \bar y + \sum_i \alpha_i\, k(z, x_i), \qquad \alpha = (k(x, x) + \lambda I)^{-1} (Y - \bar y)
 
@@ -205,11 +206,6 @@ def class_separability(x, labels, test_x, test_labels, *, kernel):
     labels, test_labels : Tensor (n,) and (m,), int64, in 0 … K−1
     kernel : callable
         As in `dmtutor.mmd`: (n, d), (m, d) → (n, m). Of features ψ, ``lambda a, b: psi(a) @ psi(b).T``.
-
-    Returns
-    -------
-    float
-        The share of test points that are answered rightly.
 
     Raises
     ------

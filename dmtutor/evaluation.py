@@ -32,7 +32,8 @@ from .randomness import keyed_generator, root_seed
 class Recipe:
     """How a network is trained from scratch: SGD on the cross-entropy, one recipe for all sets compared.
 
-    The defaults are quick. :meth:`reference` is the recipe of the condensation papers.
+    The defaults are quick. :meth:`reference` is the recipe of the condensation papers. A ValueError if a field is out
+    of range.
 
     Parameters
     ----------
@@ -55,11 +56,6 @@ class Recipe:
         If None, instance norm where the network has a choice.
     depth, activation, pooling
         Of the ConvNet alone.
-
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
     """
 
     steps: int | None = None
@@ -91,24 +87,20 @@ class Recipe:
         check_number("cutmix", self.cutmix)
         if not 0 <= self.cutmix <= 1:
             raise ValueError(f"cutmix must be in [0, 1]; got {self.cutmix!r}")
-        check_one_of("model", self.model, tuple(MODELS))
+        check_one_of("model", self.model, MODELS)
         others = {} if self.model == "convnet" else {"depth": 3, "activation": "relu", "pooling": "avg"}
         for name, default in others.items():
             if getattr(self, name) != default:
                 raise ValueError(f"{name} must be left out for model={self.model!r}; got {getattr(self, name)!r}")
         network = MODELS[self.model]
-        defaults = {"width": getattr(network, "width", 32), "norm": getattr(network, "norms", ("instance",))[0]}
-        fill(self, **defaults)
+        fill(self, width=getattr(network, "width", 32), norm=getattr(network, "norms", ("instance",))[0])
 
     @classmethod
     def reference(cls, **changes):
         """The published evaluation: ConvNet-3/128, 1,000 epochs of batches of 256, lr 0.01, momentum 0.9.
 
+        As in Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, section 4.1, and its code.
         Another ``model`` has its own width.
-
-        References
-        ----------
-        Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, section 4.1, and its code.
 
         Examples
         --------
@@ -133,19 +125,20 @@ class Recipe:
     def check(self, images):
         """Raise a ValueError if the network can't be built for images of this shape, (n, C, H, W)."""
         if self.model == "convnet":
-            names = ("width", "depth", "norm", "activation", "pooling")
-            check_architecture(images.shape[2:], **{name: getattr(self, name) for name in names})
+            check_architecture(images.shape[2:], **self._architecture)
         else:
             self.network(images[:1], 1, generator=torch.Generator())
 
     def network(self, images, classes, *, generator):
         """A fresh network for images of this shape, (n, C, H, W), on their device and in their dtype."""
-        options = {"width": self.width, "norm": self.norm}
-        if self.model == "convnet":
-            options.update(depth=self.depth, activation=self.activation, pooling=self.pooling)
-        return MODELS[self.model](
-            channels=images.shape[1], image_size=images.shape[2:], classes=classes, generator=generator, **options
-        ).to(images[:0], memory_format=torch.channels_last)
+        network = MODELS[self.model](channels=images.shape[1], image_size=images.shape[2:], classes=classes,
+                                     generator=generator, **self._architecture)
+        return network.to(images[:0], memory_format=torch.channels_last)
+
+    @property
+    def _architecture(self):
+        names = ("width", "norm", "depth", "activation", "pooling")[: 5 if self.model == "convnet" else 2]
+        return {name: getattr(self, name) for name in names}
 
 
 @threads.single_threaded()
@@ -183,9 +176,8 @@ def train_network(train, *, recipe=None, generator, teacher=None):
     augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
     targets = train.labels if teacher is None else soft_labels(teacher, train)
     network = recipe.network(train.images, len(train.classes), generator=generator)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    options = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
+    optimizer = torch.optim.SGD(network.parameters(), **options)
     steps = recipe.num_steps(len(train))
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, steps // 2)], gamma=0.1)
     for rows in islice(batches(len(train), recipe.batch_size, generator), steps):
@@ -203,8 +195,6 @@ def train_network(train, *, recipe=None, generator, teacher=None):
     return network.eval()
 
 
-@threads.single_threaded()
-@torch.no_grad()
 def correctness(network, test, *, block=100):
     """Which images of a test set a network classifies rightly: Tensor, (n,), bool, on the CPU."""
     return predict(network, test, block=block) == test.labels.cpu()
@@ -224,7 +214,7 @@ def soft_labels(network, data, *, block=100):
 
 
 def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, progress=False):
-    r"""Train ``networks`` networks from scratch on each set and score them on real images.
+    r"""Train ``networks`` networks from scratch on each set and score them on real images: :class:`Accuracies`.
 
     .. math:: y_{ij} = \mu + a_i + e_{ij}, \qquad i = 1 \dots I \text{ sets}, \; j = 1 \dots J \text{ networks}
 
@@ -247,10 +237,6 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
         Labels all sets: see :func:`train_network`.
     progress : bool
         Show a progress bar over the networks.
-
-    Returns
-    -------
-    Accuracies
 
     Raises
     ------

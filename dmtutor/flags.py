@@ -111,11 +111,10 @@ def parser(arguments):
     _judge_augment_flag(out)
     out.add_argument("--networks", type=int, default=3, help="how many networks are trained before and after")
 
-    tell_of = commands.add_parser("info", help="say what a set is and how it was made")
-    tell_of.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
-
+    info = commands.add_parser("info", help="say what a set is and how it was made")
     draw = commands.add_parser("show", help="draw a set: a PNG to look at")
-    draw.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
+    for command in (info, draw):
+        command.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
     draw.add_argument("--output", metavar="sheet.png", help="what to write (default: S.pt.png)")
     draw.add_argument("--overwrite", action="store_true", help="replace a file that is no such drawing")
     return top
@@ -173,12 +172,10 @@ def field_flags(config_type):
     if silent:
         raise ValueError(f"the docstring of {config_type.__name__} must say what each field is, a line 'name : type' "
                          f"under Parameters and a sentence below it; it lacks {', '.join(silent)}")
-    return {f.name: (PARSE.get(kinds[f.name], str), f"{meaning[f.name]} [{_default(f)}]".replace("%", "%%"))
+    words = {None: "by the data", MISSING: "required"}  # where there is no number
+    return {f.name: (PARSE.get(kinds[f.name], str),
+                     f"{meaning[f.name]} [{words.get(f.default, f.default)}]".replace("%", "%%"))
             for f in fields(config_type)}
-
-
-def _default(field):
-    return {None: "by the data", MISSING: "required"}.get(field.default, field.default)
 
 
 def _first_sentences(docstring):

@@ -26,24 +26,11 @@ NAMED = 50  # broken files that an error names at most
 
 
 def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=None):
-    """Decode the images below ``path``.
+    """Decode the images below ``path``, as :func:`~dmtutor.load` describes them, with its ``size``, ``resize``,
+    ``skip_broken`` and ``white``. Without a test part :func:`~dmtutor.arrays.held_out` chooses one by the files' names.
 
-    Parameters
-    ----------
-    path : Path
-        ``train/<class>/*`` beside ``test/<class>/*`` or ``val/<class>/*``, or ``<class>/*``, of which the files' names
-        say which are test images: see :func:`~dmtutor.arrays.held_out`.
-    size : int or None
-        Resize to ``size × size``.
-    cache : Path
-        A part that takes more than :data:`IN_MEMORY` is decoded into a file there, and found again as long as the
-        names, sizes and times of the images are the same.
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
-    skip_broken : bool
-        Leave out images that cannot be read, with a warning, where otherwise all of them are named in an error.
-    white : int, optional
-        The value of white where a number has more than 8 bits, the largest of 16 bits if left out.
+    A part that takes more than :data:`IN_MEMORY` is decoded into a file below the folder ``cache``, and found again as
+    long as the names, sizes and times of the images are the same.
 
     Returns
     -------

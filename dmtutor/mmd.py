@@ -45,12 +45,7 @@ class Gaussian:
     Parameters
     ----------
     bandwidth : float, or tuple of float
-        h > 0, in the units of the points. See `median_bandwidth`.
-
-    Raises
-    ------
-    ValueError
-        If a bandwidth is not a positive, finite number.
+        h > 0 and finite, else a ValueError, in the units of the points. See `median_bandwidth`.
 
     Notes
     -----
@@ -106,7 +101,7 @@ def squared_distances(x, y):
 
 
 def median_bandwidth(x, y, *, points=1000):
-    """The median heuristic: the median distance between two different points of both sets together.
+    """The median heuristic, a float: the median distance between two different points of both sets together.
 
     A scale at which a Gaussian kernel tells near from far. It knows nothing about where the sets differ, so it
     can be far from the best bandwidth.
@@ -116,10 +111,6 @@ def median_bandwidth(x, y, *, points=1000):
     x, y : Tensor (n, d) and (m, d)
     points : int
         Of larger sets only so many points are used, evenly spaced in the order given.
-
-    Returns
-    -------
-    float
 
     Raises
     ------
@@ -197,7 +188,7 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
 
 
 def witness(points, x, y, *, kernel, block=BLOCK):
-    """The function that shows the difference of two sets: of x and y smoothed by the kernel, x less y.
+    """The function that shows the difference of two sets, (…, p): of x and y smoothed by the kernel, x less y.
 
     ``f(z) = mean_i k(z, x_i) − mean_j k(z, y_j)``. Divided by MMD it has norm 1, and no function of norm 1 has a
     larger difference of means. ``f(x).mean() − f(y).mean() = MMD²`` (the V-statistic).
@@ -207,16 +198,7 @@ def witness(points, x, y, *, kernel, block=BLOCK):
     points : Tensor (…, p, d)
         Where f is evaluated.
     x, y, kernel, block
-        As of `mmd2`.
-
-    Returns
-    -------
-    Tensor (…, p)
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `mmd2`.
+        As of `mmd2`, whose errors are raised, too.
 
     Examples
     --------
@@ -243,7 +225,7 @@ class TwoSampleTest:
 
 @torch.no_grad()
 def two_sample_test(x, y, *, kernel, permutations=999, generator):
-    """Test whether two samples come from one distribution: could their MMD² be chance?
+    """Test whether two samples come from one distribution, `TwoSampleTest`: could their MMD² be chance?
 
     If they do, all ways to divide the pooled points into such sides are equally likely. The p-value is the share
     of divisions, the given one included, whose MMD² is at least as large: under the null hypothesis it is at most α
@@ -262,10 +244,6 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
         Evaluated once on the n + m points; the matrix is kept, in float64.
     permutations : int
     generator : torch.Generator, on the CPU
-
-    Returns
-    -------
-    TwoSampleTest
 
     Raises
     ------
@@ -319,7 +297,7 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
 
 
 def mmd2_of_gaussians(mean_x, cov_x, mean_y, cov_y, *, kernel):
-    """Exact MMD² of two normal distributions under a Gaussian kernel: what estimates are checked against.
+    """Exact MMD², (…), of two normal distributions under a Gaussian kernel: what estimates are checked against.
 
     For x ~ N(m, A) and y ~ N(m′, B) independent,
     ``E k(x, y) = det(I + (A + B)/h²)^(−1/2) · exp(−½ δᵀ (A + B + h² I)⁻¹ δ)`` with δ = m − m′.
@@ -330,10 +308,6 @@ def mmd2_of_gaussians(mean_x, cov_x, mean_y, cov_y, *, kernel):
     cov_x, cov_y : Tensor (…, d, d)
         Symmetric, positive semi-definite.
     kernel : Gaussian
-
-    Returns
-    -------
-    Tensor (…)
 
     Raises
     ------

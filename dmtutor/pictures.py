@@ -22,23 +22,10 @@ RESIZE = {"fit": ImageOps.fit, "pad": _pad}
 
 
 def head(file):
-    """What can be told of a file without decoding it, or nearly.
+    """What can be told of a file without decoding it, or nearly: whether it has no colour, height and width of the
+    upright picture, and what :func:`bright` says.
 
-    Returns
-    -------
-    grey : bool
-        Whether the picture has no colour.
-    shape : (int, int)
-        Height and width of the upright picture.
-    bright : int or None
-        Where a number has 16 bits, what 99 % of the pixels are below: a single hot one does not count.
-
-    Raises
-    ------
-    ValueError
-        If the mode of the picture is none that can be read.
-    OSError
-        If it is no picture.
+    A ValueError if its mode is none that can be read, an OSError if it is no picture.
     """
     with warnings.catch_warnings(), Image.open(file) as image:
         warnings.simplefilter("ignore")  # of size, palettes and the like
@@ -48,7 +35,8 @@ def head(file):
 
 
 def bright(image):
-    """Of a picture with 16 bits a number what 99 % of its pixels are below; of another None."""
+    """Of a picture with 16 bits a number what 99 % of its pixels are below, for a single hot one does not count; of
+    another None."""
     if image.mode in DEEP:
         return int(np.percentile(_deep(image), 99, method="lower"))
     if _rounded(image):
@@ -72,12 +60,7 @@ def _rounded(image):
 def told_white(levels, white):
     """The value of white of a data set, None if it has no picture of 16 bits; with a warning if it may be another.
 
-    Parameters
-    ----------
-    levels : list of int or None
-        What :func:`bright` says of each picture.
-    white : int or None
-        What the caller says.
+    ``levels`` are what :func:`bright` says of each picture, and ``white`` is what the caller says.
     """
     levels = [level for level in levels if level is not None]
     if levels and white is None and max(levels) < FULL // 4:
@@ -131,24 +114,10 @@ def flat(image, white=None):
 
 
 def read(file, grey, shape, resize, white=None):
-    """The pixels of a file.
+    """The pixels of a file: an array, (C, H, W), uint8, with one channel if ``grey``, else three.
 
-    Parameters
-    ----------
-    file : path
-    grey : bool
-        Whether to make a picture of one channel.
-    shape : (int, int)
-        Height and width to bring it to.
-    resize : {"fit", "pad"} or None
-        How, see :func:`resized`. None: it must have that shape.
-    white : int, optional
-        As of :func:`flat`.
-
-    Returns
-    -------
-    array, (C, H, W), uint8
-        C is 1 or 3.
+    It is brought to ``shape``, height and width, as :func:`resized` does, or must have it where ``resize`` is None.
+    ``white`` is as of :func:`flat`.
     """
     with warnings.catch_warnings(), Image.open(file) as image:
         warnings.simplefilter("ignore")
@@ -162,12 +131,8 @@ def read(file, grey, shape, resize, white=None):
 
 
 def resized(channels, size, resize):
-    """One image, (C, H, W), uint8 or floating in [0, 1], as (C, size, size).
-
-    Parameters
-    ----------
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
+    """One image, (C, H, W), uint8 or floating in [0, 1], as (C, size, size): by ``resize="fit"`` without what exceeds
+    the square, by ``"pad"`` whole, between black bars.
 
     Examples
     --------

@@ -39,19 +39,9 @@ def pool_seconds(steps):
 
 
 def judge_seconds(data, test, recipe, networks):
-    """Seconds that it takes to train and score so many networks.
+    """Seconds that it takes to train so many networks, of all sets together, by a `Recipe` and to score them.
 
-    Parameters
-    ----------
-    data, test : LabeledImages
-        A set of the size of those that will be judged, and the test images.
-    recipe : Recipe
-    networks : int
-        On all sets together.
-
-    Returns
-    -------
-    float
+    ``data`` is a set of the size of those that will be judged, and ``test`` the images to score them on.
     """
     data, device = decode(data), test.images.device
     at_once = min(torch.get_num_threads(), networks) if device.type == "cpu" else 1

