@@ -42,8 +42,8 @@ class Accuracies:
     .. math:: \bar y \pm t_{I-1,\,0.975} \, \frac{s}{\sqrt I}, \qquad
         s^2 = \frac{1}{I-1} \sum_i (\bar y_i - \bar y)^2
 
-    over the means of the I sets. With one set it is over its networks and says so: it then tells nothing about
-    other sets of the same method.
+    over the means of the I sets. With one set it is over its networks and says so: it then tells nothing about other
+    sets of the same method. A ValueError if the parts do not fit together.
 
     Parameters
     ----------
@@ -57,11 +57,6 @@ class Accuracies:
         The K names.
     weights : Tensor, (n,), optional
         What a test image counts, 1 on average: see :attr:`balanced`.
-
-    Raises
-    ------
-    ValueError
-        If the parts do not fit together.
 
     Examples
     --------
@@ -191,7 +186,8 @@ class Accuracies:
 
         the variances over sets and over images both hold the last part, which counts once. The freedom is
         Satterthwaite's, as in Welch's formula, so the interval is approximate, and with few sets it can be narrower
-        than the one over sets. With one set its networks stand for the sets.
+        than the one over sets. With one set its networks stand for the sets. A ValueError if the shapes do not allow
+        it.
 
         Parameters
         ----------
@@ -200,11 +196,6 @@ class Accuracies:
         paired : bool
             Whether set i of one belongs to set i of the other, say because both grew from the same real images. If
             not, the two may have different numbers of sets, at least two each.
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not allow it.
 
         References
         ----------

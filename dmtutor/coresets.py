@@ -16,7 +16,8 @@ BLOCK = 100  # images that are embedded at once
 def random_subset(real, ipc, *, generator):
     """Draw ``ipc`` images of every class, uniformly and without replacement.
 
-    The baseline of every comparison, and where distribution matching starts.
+    The baseline of every comparison, and where distribution matching starts. A ValueError if ``ipc`` is not positive
+    integers, or exceeds what a class has.
 
     Parameters
     ----------
@@ -29,11 +30,6 @@ def random_subset(real, ipc, *, generator):
     -------
     LabeledImages
         Sorted by class, K · ipc images or Σ ipc.
-
-    Raises
-    ------
-    ValueError
-        If ``ipc`` is not positive integers, or exceeds what a class has.
 
     Examples
     --------

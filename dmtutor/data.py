@@ -17,7 +17,8 @@ class LabeledImages(torch.utils.data.Dataset):
 
     It is a data set of torch as well: item i is the pair of ``images[i]``, normalised, and ``labels[i]``, so
     ``DataLoader(data, batch_size=50, shuffle=True)`` gives batches. Real images to test on must be normalised by the
-    same ``mean`` and ``std``: :meth:`normalized_like`. A program that normalises itself takes :meth:`dataset`.
+    same ``mean`` and ``std``: :meth:`normalized_like`. A program that normalises itself takes :meth:`dataset`. A
+    ValueError if shapes or labels do not fit together.
 
     Parameters
     ----------
@@ -33,11 +34,6 @@ class LabeledImages(torch.utils.data.Dataset):
     meta : dict
         Plain types and tensors: name, default augmentation, configuration, seed, versions. Of the real images
         ``built_in``, whether they are the library's own, and ``fingerprint``, which other images would change.
-
-    Raises
-    ------
-    ValueError
-        If shapes or labels do not fit together.
 
     Examples
     --------
@@ -121,18 +117,14 @@ class LabeledImages(torch.utils.data.Dataset):
     def split(self, fraction, *, generator):
         """Cut off a random part, stratified: the rest, and ``round(fraction · n_c)`` images of each class c.
 
-        Every setting is chosen on such a part of the training data; the test set is read once.
+        Every setting is chosen on such a part of the training data; the test set is read once. A ValueError if
+        ``fraction`` is outside (0, 1), or so small or large that a class of one side would be empty.
 
         Parameters
         ----------
         fraction : float
             In (0, 1).
         generator : torch.Generator, on the CPU
-
-        Raises
-        ------
-        ValueError
-            If ``fraction`` is outside (0, 1), or so small or large that a class of one side would be empty.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be between 0 and 1, exclusive; got {fraction!r}")

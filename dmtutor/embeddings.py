@@ -195,10 +195,11 @@ def class_separability(x, labels, test_x, test_labels, *, kernel):
 
     .. math:: f(z) = \bar y + \sum_i \alpha_i\, k(z, x_i), \qquad \alpha = (k(x, x) + \lambda I)^{-1} (Y - \bar y)
 
-    Y holds the labels as one-hot rows, :math:`\bar y` is their mean, and k is centred, which amounts to an
-    intercept; the largest entry of f is the answer. λ is the one, of seven from 10⁻⁶ to 1 in units of the mean of
-    k(x, x)'s diagonal, with the least squared error when each point is left out in its turn, which has a closed
-    form. So nothing is chosen on the test points, nor by the user.
+    Y holds the labels as one-hot rows, :math:`\bar y` is their mean, and k is centred, which amounts to an intercept;
+    the largest entry of f is the answer. λ is the one, of seven from 10⁻⁶ to 1 in units of the mean of k(x, x)'s
+    diagonal, with the least squared error when each point is left out in its turn, which has a closed form. So nothing
+    is chosen on the test points, nor by the user. A ValueError if shapes or dtypes do not fit, or points are not
+    finite.
 
     Parameters
     ----------
@@ -206,11 +207,6 @@ def class_separability(x, labels, test_x, test_labels, *, kernel):
     labels, test_labels : Tensor (n,) and (m,), int64, in 0 … K−1
     kernel : callable
         As in `dmtutor.mmd`: (n, d), (m, d) → (n, m). Of features ψ, ``lambda a, b: psi(a) @ psi(b).T``.
-
-    Raises
-    ------
-    ValueError
-        If shapes or dtypes do not fit, or points are not finite.
 
     Examples
     --------

@@ -138,7 +138,7 @@ def gradient_distance(real, syn, *, distance="cosine"):
 
     (Zhao et al., section 3; the term in the denominator is that of their code). A gradient of one dimension, such as
     that of biases, contributes nothing, as in that code. The squared distance is :math:`\sum \|A - B\|^2` over all
-    gradients, of one dimension too.
+    gradients, of one dimension too. A ValueError if the two differ in length or shapes, or hold nothing to compare.
 
     Parameters
     ----------
@@ -150,11 +150,6 @@ def gradient_distance(real, syn, *, distance="cosine"):
     -------
     Tensor, ()
         Differentiable in both.
-
-    Raises
-    ------
-    ValueError
-        If the two differ in length or shapes, or hold nothing to compare.
 
     Examples
     --------

@@ -103,19 +103,15 @@ def squared_distances(x, y):
 def median_bandwidth(x, y, *, points=1000):
     """The median heuristic, a float: the median distance between two different points of both sets together.
 
-    A scale at which a Gaussian kernel tells near from far. It knows nothing about where the sets differ, so it
-    can be far from the best bandwidth.
+    A scale at which a Gaussian kernel tells near from far. It knows nothing about where the sets differ, so it can be
+    far from the best bandwidth. A ValueError if the sets are not of one dimension and dtype, hold a NaN, or more than
+    half of all distances are zero.
 
     Parameters
     ----------
     x, y : Tensor (n, d) and (m, d)
     points : int
         Of larger sets only so many points are used, evenly spaced in the order given.
-
-    Raises
-    ------
-    ValueError
-        If the sets are not of one dimension and dtype, hold a NaN, or more than half of all distances are zero.
 
     Examples
     --------

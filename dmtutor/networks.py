@@ -83,9 +83,10 @@ class ConvNet(Network):
     .. math:: \psi_\vartheta : \mathbb{R}^{C \times H \times W} \to \mathbb{R}^{d'}, \qquad
         f_\vartheta(x) = W \psi_\vartheta(x) + b
 
-    At its defaults it is the network of the dataset condensation papers: three blocks of width 128,
-    "instance norm" (a ``GroupNorm`` with one channel per group, affine), ReLU, average pooling, and PyTorch's
-    default initialisation. On images of 28×28 the first convolution pads by three, as there: its maps are 32×32.
+    At its defaults it is the network of the dataset condensation papers: three blocks of width 128, "instance norm" (a
+    ``GroupNorm`` with one channel per group, affine), ReLU, average pooling, and PyTorch's default initialisation. On
+    images of 28×28 the first convolution pads by three, as there: its maps are 32×32. A ValueError if a name is
+    unknown, a size is not positive, or the images are too small for ``depth`` poolings.
 
     Parameters
     ----------
@@ -107,11 +108,6 @@ class ConvNet(Network):
     ----------
     embedding_dim : int
         :math:`d'`, 2,048 at the defaults on 28×28 and 32×32 images: not small beside 784 or 3,072 pixels.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown, a size is not positive, or the images are too small for ``depth`` poolings.
 
     References
     ----------
@@ -152,6 +148,8 @@ class ConvNet(Network):
 class Judge(Network):
     """A network that trains on a set to say what it is worth: ``layers`` makes its features, of any image size.
 
+    A ValueError if a size is not positive, the norm is not one of the network's, or the images are too small.
+
     Parameters
     ----------
     channels, image_size, classes, generator
@@ -160,11 +158,6 @@ class Judge(Network):
         Scales the channels of all layers; as published if None.
     norm : str, optional
         One of ``norms``; the first if None.
-
-    Raises
-    ------
-    ValueError
-        If a size is not positive, the norm is not one of the network's, or the images are too small.
     """
 
     width: ClassVar[int]

@@ -172,8 +172,8 @@ def is_sheet(path):
 def curve(x, values, ax=None, *, label, color=None):
     """Draw a curve, of several runs their mean with a band.
 
-    The band is Student's 95 % interval of the mean over runs, mean ± t₀.₉₇₅(runs − 1) · s / √runs, at each
-    x apart. Scales, labels and legend are the caller's.
+    The band is Student's 95 % interval of the mean over runs, mean ± t₀.₉₇₅(runs − 1) · s / √runs, at each x apart.
+    Scales, labels and legend are the caller's. A ValueError if ``values`` does not fit ``x``.
 
     Parameters
     ----------
@@ -185,11 +185,6 @@ def curve(x, values, ax=None, *, label, color=None):
         dashed.
     color : optional
         Any colour of matplotlib's.
-
-    Raises
-    ------
-    ValueError
-        If ``values`` does not fit ``x``.
 
     Examples
     --------

@@ -42,9 +42,10 @@ def rank_correlation(truth, proxy, *, generator, resamples=1000):
 
     .. math:: \rho = \operatorname{cov}(r, r') / \sqrt{\operatorname{var}(r) \operatorname{var}(r')}
 
-    for the ranks r and r' of the networks, ties taking the mean of theirs. A resample draws networks and, of a table
-    of answers, test images, both with replacement: other networks of their kind and other images might have been
-    looked at. Few networks (below some thirty) make the interval too short.
+    for the ranks r and r' of the networks, ties taking the mean of theirs. A resample draws networks and, of a table of
+    answers, test images, both with replacement: other networks of their kind and other images might have been looked
+    at. Few networks (below some thirty) make the interval too short. A ValueError if the two are not of the same
+    networks, or of fewer than three.
 
     Parameters
     ----------
@@ -53,11 +54,6 @@ def rank_correlation(truth, proxy, *, generator, resamples=1000):
     generator : torch.Generator, on the CPU
         Networks are drawn first, then the images of ``truth``: the same ones for every proxy of one seed.
     resamples : int
-
-    Raises
-    ------
-    ValueError
-        If the two are not of the same networks, or of fewer than three.
 
     References
     ----------
@@ -104,6 +100,8 @@ def regret(truth, proxy, k=1):
 
     .. math:: \max_i t_i - \max_{i \in \mathrm{top}_k(p)} t_i
 
+    A ValueError if k is not in 1 … n, or the two are not of the same networks.
+
     Parameters
     ----------
     truth, proxy : Tensor, (n,)
@@ -111,11 +109,6 @@ def regret(truth, proxy, k=1):
         taken.
     k : int
         The networks that are trained in full.
-
-    Raises
-    ------
-    ValueError
-        If k is not in 1 … n, or the two are not of the same networks.
 
     Examples
     --------

@@ -125,7 +125,8 @@ def _from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", whit
 def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", white=None):
     """Make :class:`LabeledImages` of any data set of PyTorch's: of what ``dataset[i]`` gives, (image, label).
 
-    Its transforms are applied once, so let them neither draw at random nor normalise.
+    Its transforms are applied once, so let them neither draw at random nor normalise. A TypeError if the items are no
+    pairs.
 
     Parameters
     ----------
@@ -135,11 +136,6 @@ def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", w
         The K names; those of ``dataset.classes`` if left out, if there are any.
     like, size, resize, white
         As in :func:`from_arrays`, whose errors are raised, too.
-
-    Raises
-    ------
-    TypeError
-        If the items are no pairs.
 
     Examples
     --------

@@ -35,6 +35,8 @@ class Table:
 def table(rows, columns, *, caption=None):
     """Show numbers as a table, in a page, a notebook and a terminal: a `Table`.
 
+    A ValueError if there is no row, or one has not as many cells as there are columns.
+
     Parameters
     ----------
     rows : iterable of sequences
@@ -42,11 +44,6 @@ def table(rows, columns, *, caption=None):
     columns : sequence of str
         A header for each column.
     caption : str, optional
-
-    Raises
-    ------
-    ValueError
-        If there is no row, or one has not as many cells as there are columns.
 
     Examples
     --------

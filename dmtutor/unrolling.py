@@ -121,7 +121,7 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
     .. math:: \theta_{t+1} = \theta_t - \eta_t \, \nabla_\theta \ell(\theta_t; S), \qquad t = 0, \dots, \tau - 1
 
     where :math:`\ell` is the mean cross-entropy (Wang et al., section 3). Gradients flow back into ``params``,
-    ``images`` and ``step_sizes``.
+    ``images`` and ``step_sizes``. A ValueError if ``step_sizes`` is not one-dimensional, or ``rows`` are not as many.
 
     Parameters
     ----------
@@ -142,11 +142,6 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
     -------
     dict of str to Tensor
         :math:`\theta_\tau`.
-
-    Raises
-    ------
-    ValueError
-        If ``step_sizes`` is not one-dimensional, or ``rows`` are not as many.
 
     Examples
     --------

@@ -90,17 +90,14 @@ def points():
 def digits(train, test, *, per_class=160, test_per_class=30):
     """Condense ten digits, train networks on them and draw a digit for these to read, as in chapter 5: a `Playground`.
 
+    A ValueError if images are not 1×28×28 of ten classes, or a class has not as many.
+
     Parameters
     ----------
     train, test : LabeledImages
         Digits of ten classes, 1×28×28. The page gets the first of each class, in eight greys.
     per_class, test_per_class : int
         So many images of each class: about 110 bytes each.
-
-    Raises
-    ------
-    ValueError
-        If images are not 1×28×28 of ten classes, or a class has not as many.
 
     Examples
     --------

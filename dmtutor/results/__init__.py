@@ -16,17 +16,14 @@ from ..evaluation import Accuracies
 def load(name):
     """Read stored results, by the name of the script in ``benchmarks/`` which wrote them.
 
+    A ValueError if there is no such file; it lists those that there are.
+
     Returns
     -------
     dict
         ``provenance``: command, commit, device, versions and date of the first run. ``rows``: a list of dicts, one
         for each setting; where sets were evaluated, with their ``accuracies``, an :class:`~dmtutor.Accuracies`. A row
         that was added later has those of commit, device, versions and date that differ.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file; it lists those that there are.
 
     Examples
     --------
