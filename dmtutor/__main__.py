@@ -24,7 +24,7 @@ from .evaluation import evaluate
 from .exchange import check_export, export, load_exported, read_set
 from .flags import RECIPES, parser, tell
 from .networks import default_depth
-from .sources import NAMES, as_made, check_fit, load
+from .sources import NAMES, check_fit, load, reading_options
 
 
 def main(arguments=None):
@@ -199,7 +199,7 @@ def _images(ipc):
 
 def _load(parsed, dataset, files=(), sets=()):
     """The real images; for sets that are there as those were that the first of them was made of."""
-    for name, value in (as_made(sets[0]) if sets else {}).items():
+    for name, value in (reading_options(sets[0]) if sets else {}).items():
         setattr(parsed, name, value if getattr(parsed, name) is None else getattr(parsed, name))
     train, test = load(dataset, root=parsed.root, size=parsed.size, resize=parsed.resize, white=parsed.white,
                        skip_broken=parsed.skip_broken)
@@ -228,12 +228,12 @@ def _plan(parsed, train, test, recipe, drawn, sets=1, steps=None, left=0, augmen
         config, done = steps.config, len(steps) * sets - left
         step, pool = planning.step_seconds(steps), planning.pool_seconds(steps)
         most = sets * (len(steps) * step + pool)
-        uneven = f" ({planning.each(train.classes, steps.ipc)})" if len(set(steps.ipc)) > 1 else ""
+        uneven = f" ({planning.class_list(train.classes, steps.ipc)})" if len(set(steps.ipc)) > 1 else ""
         parts.append(
             f"{steps.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(steps.ipc)}{uneven}: {len(steps)} steps"
             f"{' each' if sets > 1 else ''}{f', {done} of them done' if done else ''}, augmentation {config.augment}, "
             f"network of depth {config.depth} and width {config.width}, "
-            f"about {planning.about(left * step + math.ceil(left / len(steps)) * pool)}"
+            f"about {planning.duration(left * step + math.ceil(left / len(steps)) * pool)}"
         )
     if sharding.rank() == 0:
         if parsed.evaluate:
@@ -267,7 +267,7 @@ def _plan_judging(parsed, train, test, recipe, drawn, sets, most):
     choices = sorted(product(*open_to), key=seconds, reverse=True)
     chosen = next((choice for choice in choices if seconds(choice)[0] <= most), choices[-1])
     parsed.networks, parsed.random_sets = chosen
-    parts = [f"{n} on {name}, about {planning.about(time)}" for name, (n, time) in told(*chosen).items()]
+    parts = [f"{n} on {name}, about {planning.duration(time)}" for name, (n, time) in told(*chosen).items()]
     fewer = " (fewer, to take no longer than condensing: --networks 3 --random-sets 3)" if chosen != choices[0] else ""
     return ", ".join(parts) + fewer
 
@@ -335,10 +335,10 @@ def _info(parsed):
         "method": f"{method or 'unknown'}, seed {'unknown' if seed is None else seed}",
         "data": f"{name or 'unknown'}, {'built in' if data.built_in_name in NAMES else 'a file or folder'}, "
                 f"fingerprint {mark}",
-        "images": f"{_images(counts)} ({planning.each(data.classes, counts)}), {height}×{width} "
+        "images": f"{_images(counts)} ({planning.class_list(data.classes, counts)}), {height}×{width} "
                   f"{'grey' if channels == 1 else 'RGB'}",
-        "fields": judging.listed(judging.changed(data)) if config else None,
-        "versions": judging.listed(versions) if isinstance(versions, dict) else versions, **meta,
+        "fields": judging.in_words(judging.chosen_fields(data)) if config else None,
+        "versions": judging.in_words(versions) if isinstance(versions, dict) else versions, **meta,
     }
     for key, value in told.items():
         if value is not None:
@@ -372,7 +372,7 @@ def _compare(parsed, names, sets, train, test, recipe):
         print(f"{name:>9}: {result}{_by_class(result)}", flush=True)
 
     result, groups = judge(sets), judging.group(sets)
-    apart = judging.told_apart([sets[group[0]] for group in groups])
+    apart = judging.differing_fields([sets[group[0]] for group in groups])
     words = {i: told for group, told in zip(groups, apart, strict=True) for i in group}
     for i, name in enumerate(names if len(sets) > 1 else ()):
         say(f"{name} ({words[i]})" if words[i] else str(name), result.select([i]))

@@ -12,7 +12,7 @@ from . import pictures
 
 ARCHIVES = (("x_train", "y_train", "x_test", "y_test"),  # as Keras has them, and MedMNIST
             ("train_images", "train_labels", "test_images", "test_labels"))
-MOST = 10**6  # classes: labels beyond it are numbers of something else
+MAX_CLASSES = 10**6  # classes: labels beyond it are numbers of something else
 
 
 def images(x, *, size=None, resize="fit", white=None):
@@ -23,7 +23,7 @@ def images(x, *, size=None, resize="fit", white=None):
     images.
     """
     if isinstance(x, list | tuple) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim == 1):
-        told = pictures.told_white([pictures.bright(part) for part in x if isinstance(part, Image.Image)], white)
+        told = pictures.white_level([pictures.brightness(part) for part in x if isinstance(part, Image.Image)], white)
         x = _stack([_array(part, white) for part in x], size, resize)
     else:
         told = None
@@ -37,7 +37,7 @@ def images(x, *, size=None, resize="fit", white=None):
 def _array(x, white=None):
     """An array of anything like one."""
     if isinstance(x, Image.Image):
-        return np.asarray(pictures.flat(x, white))
+        return np.asarray(pictures.to_8_bits(x, white))
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = x.float() if x.dtype == torch.bfloat16 else x
@@ -167,7 +167,7 @@ def labels(y, classes=None):
         whole = y.dtype.kind == "f" and y.size and np.isfinite(y).all() and (y == y.round()).all()
         raise ValueError(f"y must be integers; got {y.dtype}{': use y.astype(int)' if whole else ''}")
     largest = int(y.max()) if y.size else 0
-    if largest >= MOST:
+    if largest >= MAX_CLASSES:
         raise ValueError(f"y must lie in 0 … K−1; got up to {largest}: names, y = numpy.unique(y, return_inverse=True)")
     return y.astype(np.int64), names or tuple(map(str, range(largest + 1)))
 

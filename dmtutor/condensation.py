@@ -18,7 +18,7 @@ from .idm import IDMSteps
 from .steps import Steps, start
 from .unrolling import DDSteps
 
-BOUND = 10.0  # no pixel of a set that teaches anything is so bright, where white is 1
+LARGEST_PIXEL = 10.0  # no pixel of a set that teaches anything is so bright, where white is 1
 METHODS = {steps_type.method: steps_type for steps_type in (DDSteps, DCSteps, DSASteps, IDMSteps, DMSteps)}
 
 
@@ -162,7 +162,7 @@ def check_bounded(steps):
     """Raise a FloatingPointError if pixels lie far outside of 0 … 1, or are NaN, in any process."""
     pixels = steps.images * steps.real.std.view(-1, 1, 1) + steps.real.mean.view(-1, 1, 1)
     largest = float(sharding.gather(pixels.abs().max()[None]).max())
-    if not largest < BOUND:
+    if not largest < LARGEST_PIXEL:
         raise FloatingPointError(f"the pixels have grown to {largest:.3g} after {steps.iteration} steps, where black "
                                  f"is 0 and white is 1: lr_img={steps.config.lr_img:g} is too large; give a tenth of "
                                  "it, or leave it out")

@@ -19,10 +19,10 @@ from .arrays import held_out, natural, plain
 from .mapped import fingerprint, mean_and_std
 
 IN_MEMORY = 2**30  # bytes that the images of a part may take as float32, before they stay on disk
-READ = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif")
-FOREIGN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume", "lost+found")  # of systems
+ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif")
+OF_SYSTEMS = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume", "lost+found")  # of systems
 PARTS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
-NAMED = 50  # broken files that an error names at most
+MAX_NAMED = 50  # broken files that an error names at most
 
 
 def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=None):
@@ -45,7 +45,7 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
     if size is None and len(shape) > 1:
         raise ValueError(f"size is required: the images in {str(path)!r} have {len(shape)} different shapes; to resize "
                          "them, give size=64 (--size 64), say")
-    told = pictures.told_white(levels, white)
+    told = pictures.white_level(levels, white)
     shape = (size, size) if size else next(iter(shape), (1, 1))
     parts = []
     for name, samples in (("train", train), ("test", test)):
@@ -63,8 +63,8 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
 
 
 def _tell_broken(path, broken, total, skip):
-    named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:NAMED]]
-    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:MAX_NAMED]]
+    more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
     told = f"{len(broken)} of {total} images in {str(path)!r} cannot be read: {', '.join(named)}{more}"
     if not skip:
         raise ValueError(f"{told}; mend or delete them, or leave them out by skip_broken=True (--skip-broken)")
@@ -115,7 +115,7 @@ def _find(path):
 def _folders(path):
     """The folders in a folder, in the order of their names, but for hidden ones and those that systems add."""
     try:
-        return sorted((f for f in path.iterdir() if f.is_dir() and not f.name.startswith(FOREIGN)),
+        return sorted((f for f in path.iterdir() if f.is_dir() and not f.name.startswith(OF_SYSTEMS)),
                       key=lambda f: natural(plain(f.name)))
     except PermissionError as error:
         raise ValueError(f"a folder of images must be open to you; {str(path)!r} is not: {error.strerror}") from error
@@ -132,7 +132,7 @@ def _part(path, spellings):
 
 def _is_image(file):
     """Whether it is named as an image and is a file, or a link that leads nowhere: one to be told of."""
-    named = file.suffix.lower() in READ and not file.name.startswith(".")
+    named = file.suffix.lower() in ENDINGS and not file.name.startswith(".")
     return named and (file.is_file() or not file.exists())
 
 
@@ -160,7 +160,7 @@ def _classes(path):
             empty.append(name)
     stray = sorted(file.name for file in path.iterdir() if _is_image(file))
     if not found:
-        why = f"{len(stray)} images lie in it without one" if stray else f"no {', '.join(READ)} was found"
+        why = f"{len(stray)} images lie in it without one" if stray else f"no {', '.join(ENDINGS)} was found"
         raise ValueError(f"name must be a folder with a folder of images for each class; in {str(path)!r} {why}")
     if empty:
         warnings.warn(f"no images in the class folders {_names(empty)} of {str(path)!r}: skipped", stacklevel=5)
@@ -191,7 +191,7 @@ def _look(files):
     heads, broken = [], {}
     for file in files:
         try:
-            heads.append(pictures.head(file))
+            heads.append(pictures.describe(file))
         except Exception as error:  # Pillow raises a different type for each way in which a file can be broken
             broken[file] = _why(error, file)
     return all(grey for grey, _, _ in heads), {shape for _, shape, _ in heads}, [level for *_, level in heads], broken

@@ -240,7 +240,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     cache = _cache(root)
     if like is not None:
         given = {"size": size, "resize": resize, "white": white}
-        size, resize, white = (as_made(like)[key] if value is None else value for key, value in given.items())
+        size, resize, white = (reading_options(like)[key] if value is None else value for key, value in given.items())
     resize = "fit" if resize is None else resize
     _check_pictures(size, resize, white)
     told = None
@@ -283,7 +283,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     return train, test
 
 
-def as_made(data):
+def reading_options(data):
     """The options of :func:`load` with which the images were read that a condensed set was made of: a dict."""
     height, width = data.images.shape[2:]
     return {"size": height if height == width else None, **{name: data.meta.get(name) for name in ("resize", "white")}}

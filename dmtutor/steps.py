@@ -44,13 +44,14 @@ class Config:
     width : int
         Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
     depth : int, optional
-        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
+        Blocks of the network; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the
+        side.
     norm : {"instance", "batch", "layer", "group", "none"}
-        Its norm after each convolution.
+        Norm after each of its convolutions.
     activation : {"relu", "leakyrelu", "sigmoid", "swish"}
-        Its activation.
+        Activation after each norm.
     pooling : {"avg", "max", "none"}
-        Its pooling at the end of each block.
+        Pooling at the end of each block.
     """
 
     ipc: int | tuple[int, ...] = 10

@@ -34,7 +34,7 @@ class DDConfig(Config):
         Step size of Adam on the pixels, which are of unit variance: Adam's steps do not follow the length of the
         gradients through a training.
     momentum : float
-        Of Adam's mean gradient, β₁, in [0, 1).
+        Decay β₁ of Adam's mean gradient, in [0, 1).
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`, drawn once for each class and iteration and applied to real and
         synthetic images alike; the data set's own if None.

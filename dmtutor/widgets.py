@@ -59,7 +59,7 @@ def frames(pictures, labels, *, description, alt, start=0):
     check_lengths("pictures", pictures, "labels", labels)
     check_text(description=description, alt=alt)
     pages = [render(picture, label, alt) for picture, label in zip(pictures, labels, strict=True)]
-    return follow(pages, [(description, len(pages), start)])
+    return with_sliders(pages, [(description, len(pages), start)])
 
 
 def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
@@ -92,7 +92,7 @@ def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
     check_text(descriptions=second)
     pages = [[render(picture, f"{row}, {column}", alt) for picture, column in zip(line, columns, strict=True)]
              for line, row in zip(pictures, rows, strict=True)]
-    return follow(pages, [(first, len(rows), start[0]), (second, len(columns), start[1])])
+    return with_sliders(pages, [(first, len(rows), start[0]), (second, len(columns), start[1])])
 
 
 def render(picture, label, alt):
@@ -116,7 +116,7 @@ def render(picture, label, alt):
                        data=base64.b64encode(buffer.getvalue()).decode(), style=style)
 
 
-def follow(pages, sizes):
+def with_sliders(pages, sizes):
     """Put sliders above ``pages``, which are nested as deep as there are ``sizes``: (description, number, start)."""
     import ipywidgets as widgets  # here: a machine that only computes may not have it
 

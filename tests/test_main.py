@@ -155,6 +155,8 @@ def test_help_names_every_command_and_default(capsys):
     words = " ".join(capsys.readouterr().out.split())
     assert "mnist5k" in words and "--method NAME --help lists them" in words
     assert "--lr-img" not in words and "--width" not in words
+    assert "bit for bit, on a CPU (default: 0)" in words and "give an interval (default: 1)" in words  # 0 is no False
+    assert words.count("the real images: --dataset") == words.count("networks that judge a set: --recipe") == 3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -173,6 +175,7 @@ def test_every_field_has_a_line_of_help_from_its_docstring(method):
     for name, (_, meaning) in flags.field_flags(METHODS[method].config_type).items():
         words = meaning.partition(" [")[0]
         assert len(words) > 10 and "`" not in words and ":class" not in words, name
+        assert not words.startswith(("Its ", "Of ")), name  # a line that needs the one before
 
 
 def test_interrupted_it_says_how_to_go_on(folder, capsys, monkeypatch):
