@@ -190,7 +190,7 @@ class SiameseAugment:
         return f"SiameseAugment({self.strategy!r})"
 
     def sample(self, k, *, generator, same_operation=False):
-        """Draw ω, k times: :class:`Draws`.
+        """Draw ω, k times: `Draws`.
 
         Parameters
         ----------

@@ -49,6 +49,8 @@ def random_subset(real, ipc, *, generator):
 def herding(real, ipc, *, embed=None):
     """Choose ``ipc`` images of every class whose mean stays near the mean of the class: see `herding_order`.
 
+    Memory holds one class's embeddings, (n_c, d'), in float64; time is n_c · d' for each chosen image.
+
     Parameters
     ----------
     real : LabeledImages
@@ -72,10 +74,6 @@ def herding(real, ipc, *, embed=None):
         infinite, or ``embed`` does not return (n, d').
     TypeError
         If ``embed`` is not callable.
-
-    Notes
-    -----
-    Memory holds one class's embeddings, (n_c, d'), in float64; time is n_c · d' for each chosen image.
 
     Examples
     --------
@@ -120,21 +118,14 @@ def herding_order(points, m):
     Parameters
     ----------
     points : Tensor (n, d)
-        Floating point.
+        Floating point and finite, else a ValueError; a TypeError for what is no tensor.
     m : int
-        1 … n.
+        1 … n, else a ValueError.
 
     Returns
     -------
     Tensor (m,)
         int64, rows of ``points`` in the order of choice, on its device.
-
-    Raises
-    ------
-    ValueError
-        If ``points`` is not (n, d), holds a NaN or an infinity, or ``m`` is not in 1 … n.
-    TypeError
-        If ``points`` is not a tensor.
 
     Notes
     -----

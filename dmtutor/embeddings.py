@@ -30,26 +30,18 @@ class RandomFourierFeatures:
     Parameters
     ----------
     dim : int
-        Dimension d of the points.
+        Dimension d of the points, positive.
     features : int
-        D, even: every frequency ξ gives a cosine and a sine.
+        D, positive and even: every frequency ξ gives a cosine and a sine.
     bandwidth : float
-        h > 0, as in `dmtutor.mmd.Gaussian`.
+        h > 0 and finite, as in `dmtutor.mmd.Gaussian`. A ValueError if one of these is not so.
     generator : torch.Generator, on the CPU
-        Draws the frequencies.
+        Draws the frequencies; a TypeError for anything else.
 
     Attributes
     ----------
     frequencies : Tensor (D/2, d)
         The ξ, in float64.
-
-    Raises
-    ------
-    ValueError
-        If ``dim`` or ``features`` is not a positive integer, ``features`` is odd, or ``bandwidth`` is not a positive,
-        finite number.
-    TypeError
-        If ``generator`` is not a ``torch.Generator``.
 
     References
     ----------
@@ -97,21 +89,15 @@ class RandomConvNets:
     Parameters
     ----------
     image_shape : tuple of int
-        (C, H, W); points have d = C · H · W coordinates.
+        (C, H, W); points have d = C · H · W coordinates, finite ones, else a method raises a ValueError.
     networks : int
         R.
     generator : torch.Generator
-        Gives the root of the weights, once. More networks of the same seed are the first ones and then others.
+        Gives the root of the weights, once; a TypeError for anything else. More networks of the same seed are the first
+        ones and then others.
     width, depth, norm, activation, pooling
-        See `dmtutor.ConvNet`. ``norm="batch"`` is refused: its embedding of an image depends on other images.
-
-    Raises
-    ------
-    ValueError
-        If ``networks`` is not a positive integer, ``image_shape`` not three of them, or there is no such network;
-        in a method, if points are not finite, or not of d coordinates.
-    TypeError
-        If ``generator`` is not a ``torch.Generator``.
+        See `dmtutor.ConvNet`; a ValueError if there is no such network. ``norm="batch"`` is refused: its embedding of
+        an image depends on other images.
 
     Examples
     --------

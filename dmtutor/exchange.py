@@ -142,12 +142,8 @@ pixels), the others by 0.002 at most
 def load_exported(path):
     """Read what :func:`export` wrote, in any of its formats: :class:`LabeledImages`. No code from the file is run.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is nothing at ``path``, or it is damaged, or not from :func:`export`.
-    ImportError
-        If the package safetensors is needed and missing.
+    A FileNotFoundError or ValueError if there is nothing at ``path``, or it is damaged, or not from :func:`export`; an
+    ImportError if the package safetensors is needed and missing.
 
     Examples
     --------

@@ -175,7 +175,7 @@ def row_distance(a, b):
 
 
 def dc_steps(real, *, config, generator):
-    r"""Gradient matching, one step on the pixels at a time: algorithm 1 of Zhao et al.
+    r"""Gradient matching, one step on the pixels at a time: `DCSteps`, algorithm 1 of Zhao et al.
 
     .. math:: \min_S \; \mathbb{E}_{\theta_0, \omega} \sum_t \sum_c D\bigl(
         \nabla_\theta \ell(A(T_c, \omega), \theta_t),\; \nabla_\theta \ell(A(S_c, \omega), \theta_t) \bigr)
@@ -191,12 +191,7 @@ def dc_steps(real, *, config, generator):
     config : DCConfig
         DC, or DSA if it is a :class:`DSAConfig`.
     generator : torch.Generator
-        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
-
-    Returns
-    -------
-    DCSteps
-        An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations.
+        All, and what is returned and raised, as of :func:`~dmtutor.dm_steps`.
 
     Examples
     --------

@@ -232,22 +232,15 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
 
     Parameters
     ----------
-    x : Tensor (…, n, d)
-        n ≥ 2.
-    y : Tensor (…, m, d)
-        m ≥ 2, of x's leading dimensions: one test for each of them, all with the same permutations.
+    x, y : Tensor (…, n, d) and (…, m, d)
+        n, m ≥ 2, with the same leading dimensions: one test for each of them, all with the same permutations. What does
+        not fit, or is NaN, is an error as of `mmd2`.
     kernel : callable
         Evaluated once on the n + m points; the matrix is kept, in float64.
     permutations : int
+        Positive, else a ValueError.
     generator : torch.Generator, on the CPU
-
-    Raises
-    ------
-    ValueError
-        If shapes, dtypes or devices do not fit, a set has fewer than two points or holds a NaN, or
-        ``permutations`` is not a positive integer.
-    TypeError
-        If ``x`` or ``y`` is not a tensor, or ``generator`` not a ``torch.Generator``.
+        A TypeError for anything else.
 
     References
     ----------
@@ -302,15 +295,9 @@ def mmd2_of_gaussians(mean_x, cov_x, mean_y, cov_y, *, kernel):
     ----------
     mean_x, mean_y : Tensor (…, d)
     cov_x, cov_y : Tensor (…, d, d)
-        Symmetric, positive semi-definite.
+        Symmetric, positive semi-definite, else a ValueError, as where shapes do not fit.
     kernel : Gaussian
-
-    Raises
-    ------
-    TypeError
-        If ``kernel`` is not a `Gaussian`.
-    ValueError
-        If shapes do not fit, or a covariance is not symmetric and positive semi-definite.
+        A TypeError for another.
 
     Examples
     --------

@@ -83,16 +83,11 @@ def image_grid(images, ax=None, *, columns=None):
     Parameters
     ----------
     images : LabeledImages, or Tensor (n, C, H, W)
-        A tensor holds pixels in [0, 1]; C is 1 or 3.
+        A tensor holds pixels in [0, 1]; C is 1 or 3. A TypeError or ValueError for others, for none and for NaN.
     ax : matplotlib.axes.Axes, optional
     columns : int, optional
         Images in a row. Default: the images of a class, or all the classes of a set with one image each if
         they are at most 10; of n > 10 other images ⌈√n⌉.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``images`` is of another type or shape, is empty or holds a NaN, or if ``columns`` is below 1.
 
     Examples
     --------

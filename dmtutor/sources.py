@@ -48,10 +48,8 @@ def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white
     like : LabeledImages, optional
         Take classes, mean and std from this set (for a test set: from its training set). Without it, mean and
         std are those of ``x``, per channel.
-    size : int, optional
-        Resize to ``size × size``; needed where images of a list differ in shape.
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
+    size, resize
+        As of :func:`load`, of images of a list.
     white : int, optional
         The value of white in PIL images of more than 8 bits a pixel: 4095 for a camera of 12 bits. If left out that of
         ``like``, or the largest of 16 bits, 65535.

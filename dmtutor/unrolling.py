@@ -213,7 +213,7 @@ def train_as_learned(network, synthetic):
 
 
 def dd_steps(real, *, config, generator):
-    r"""Dataset distillation, one step at a time: algorithm 1 of Wang et al.
+    r"""Dataset distillation, one step at a time: `DDSteps`, algorithm 1 of Wang et al.
 
     .. math:: \min_{S, \eta} \; \mathbb{E}_{\theta_0} \, \ell(\theta_\tau; T), \qquad
         \theta_{t+1} = \theta_t - \eta_t \, \nabla_\theta \ell(\theta_t; S)
@@ -227,13 +227,8 @@ def dd_steps(real, *, config, generator):
     real : LabeledImages
     config : DDConfig
     generator : torch.Generator
-        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
-
-    Returns
-    -------
-    DDSteps
-        An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations, and
-        ``synthetic.meta["step_sizes"]`` holds the learned step sizes.
+        All, and what is returned and raised, as of :func:`~dmtutor.dm_steps`. ``synthetic.meta["step_sizes"]`` holds
+        the learned step sizes.
 
     Examples
     --------

@@ -32,23 +32,16 @@ def frames(pictures, labels, *, description, alt, start=0):
     ----------
     pictures : sequence
         At least two of: LabeledImages; tensors of pixels in [0, 1], (H, W), (C, H, W) or (n, C, H, W);
-        matplotlib figures, which are closed, lest the notebook shows them once more.
+        matplotlib figures, which are closed, lest the notebook shows them once more. A TypeError for others.
     labels : sequence
-        One for each picture, shown above it, as "iteration 300".
+        One for each picture, shown above it, as "iteration 300"; a ValueError if they are not as many.
     description : str
         What the slider changes, as "iteration".
     alt : str
-        What the pictures show, for those who cannot see them; each picture's label is added.
+        What the pictures show, for those who cannot see them; each picture's label is added. A ValueError if one of
+        these texts is blank.
     start : int
         Number of the picture that is seen first, say that with the message; -1 is the last.
-
-    Raises
-    ------
-    ValueError
-        If pictures are fewer than two, labels are not as many, ``description`` or ``alt`` is blank, or there is no
-        picture of number ``start``.
-    TypeError
-        If a picture is of another type.
 
     Examples
     --------
