@@ -57,7 +57,7 @@ class LabeledImages(torch.utils.data.Dataset):
     meta: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.images.ndim != 4 or not self.images.is_floating_point():
+        if self.images.ndim != 4 or not self.images.dtype.is_floating_point:
             raise ValueError(f"images must be a floating tensor (n, C, H, W); got {tuple(self.images.shape)} "
                              f"{self.images.dtype}")
         check_labels(self.labels, len(self.images), len(self.classes))

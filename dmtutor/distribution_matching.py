@@ -173,7 +173,7 @@ def default_block(config, real):
         return 16
     images = len(real.classes) * max(config.batch_real, check_ipc_field(config.ipc)[2])
     height, width = real.images.shape[2:]
-    bytes_of_one = config.width * height * width * real.images.element_size()  # the output of the first layer
+    bytes_of_one = config.width * height * width * real.images.dtype.itemsize  # the output of the first layer
     return "all" if images * bytes_of_one <= 2**31 else "class"
 
 

@@ -56,6 +56,11 @@ class Recipe:
         If None, instance norm where the network has a choice.
     depth, activation, pooling
         Of the ConvNet alone.
+
+    Examples
+    --------
+    >>> Recipe(epochs=10).num_steps(100)  # in batches of 32
+    40
     """
 
     steps: int | None = None
@@ -260,8 +265,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
     check_set(test, "test")
     recipe = recipe or Recipe.of(test.images)
     for s in sets:
-        if not isinstance(s, LabeledImages):
-            raise TypeError(f"sets must be LabeledImages; got {s!r}")
+        check_set(s, "sets")
         if (s.images.dtype, s.images.device) != (test.images.dtype, test.images.device):
             raise ValueError(f"test must be of the dtype and on the device of the sets, {s.images.dtype} and "
                              f"{s.images.device}: use test.to(...); got {test.images.dtype} and {test.images.device}")

@@ -163,19 +163,16 @@ def _classes(path):
         why = f"{len(stray)} images lie in it without one" if stray else f"no {', '.join(ENDINGS)} was found"
         raise ValueError(f"name must be a folder with a folder of images for each class; in {str(path)!r} {why}")
     if empty:
-        warnings.warn(f"no images in the class folders {_names(empty)} of {str(path)!r}: skipped", stacklevel=5)
+        warnings.warn(f"no images in the class folders {', '.join(map(repr, empty))} of {str(path)!r}: skipped",
+                      stacklevel=5)
     if stray or other:
         more = ["…"] if len(stray) > 3 else []
         _warn_left_out(path, [*stray[:3], *more, *(f"{n} × {ending}" for ending, n in other.items())])
     twins = [name for name, n in Counter(" ".join(name.lower().split()) for name in found).items() if n > 1]
     if twins:
-        warnings.warn(f"classes of {str(path)!r} differ in upper and lower case or blanks alone: {_names(twins)}",
-                      stacklevel=5)
+        warnings.warn(f"classes of {str(path)!r} differ in upper and lower case or blanks alone: "
+                      f"{', '.join(map(repr, twins))}", stacklevel=5)
     return found
-
-
-def _names(names):
-    return ", ".join(map(repr, names))
 
 
 def _warn_left_out(path, names):

@@ -66,12 +66,6 @@ class MappedImages:
     def shape(self):
         return torch.Size((len(self), *self.pixels.shape[1:]))
 
-    def is_floating_point(self):
-        return self.dtype.is_floating_point
-
-    def element_size(self):
-        return self.dtype.itemsize
-
     def __getitem__(self, rows):
         if isinstance(rows, torch.Tensor):
             rows = rows.cpu().numpy()

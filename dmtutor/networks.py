@@ -158,6 +158,12 @@ class Judge(Network):
         Scales the channels of all layers; as published if None.
     norm : str, optional
         One of ``norms``; the first if None.
+
+    Examples
+    --------
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> {kind: MODELS[kind](channels=1, image_size=32, width=8, generator=draw).embedding_dim for kind in MODELS}
+    {'convnet': 128, 'lenet': 112, 'mlp': 8, 'alexnet': 192, 'vgg11': 64, 'resnet18': 64}
     """
 
     width: ClassVar[int]

@@ -128,6 +128,14 @@ def contact_sheet(data, path, *, title="", most=10):
 
     Of images with several in the pixels of one, each is shown. ``title`` stands above them; how many pixels were
     clamped to [0, 1] is added.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from dmtutor import results
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     contact_sheet(results.images("mnist5k_dm_1"), f"{folder}/digits.png")
+    'an image of each class, 81.9% of the pixels lie outside [0, 1] and are clamped'
     """
     k = min(100, len(data.classes))
     rows = [rows[:most] for rows in data.rows_of_class[:k]]
