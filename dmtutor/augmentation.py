@@ -112,7 +112,8 @@ def cutmix(images, targets, *, generator):
     .. math:: \tilde x = M \odot x + (1 - M) \odot x', \qquad \tilde y = \bar M y + (1 - \bar M) y'
 
     M is 0 in a rectangle with sides :math:`\sqrt{1 - \lambda}` times those of the image, :math:`\lambda` uniform in
-    [0, 1], centred anywhere, cut at the edge; :math:`\bar M` is the mean of M.
+    [0, 1], centred anywhere, cut at the edge; :math:`\bar M` is the mean of M. What is returned, :math:`\tilde x` and
+    :math:`\tilde y`, has the shapes of what is given.
 
     Parameters
     ----------
@@ -120,11 +121,6 @@ def cutmix(images, targets, *, generator):
     targets : Tensor, (n, K)
         Probabilities of the classes.
     generator : torch.Generator, on the CPU
-
-    Returns
-    -------
-    images, targets : Tensor
-        Of the same shapes.
 
     References
     ----------

@@ -14,7 +14,7 @@ BLOCK = 100  # images that are embedded at once
 
 
 def random_subset(real, ipc, *, generator):
-    """Draw ``ipc`` images of every class, uniformly and without replacement.
+    """Draw ``ipc`` images of every class, uniformly and without replacement: `LabeledImages`, sorted by class.
 
     The baseline of every comparison, and where distribution matching starts. A ValueError if ``ipc`` is not positive
     integers, or exceeds what a class has.
@@ -23,13 +23,8 @@ def random_subset(real, ipc, *, generator):
     ----------
     real : LabeledImages
     ipc : int or tuple of int
-        Images per class, or of each class.
+        Images per class, K · ipc in all, or of each class, Σ ipc.
     generator : torch.Generator, on the CPU
-
-    Returns
-    -------
-    LabeledImages
-        Sorted by class, K · ipc images or Σ ipc.
 
     Examples
     --------
@@ -113,7 +108,9 @@ def herding_order(points, m):
         \Bigl( x_i + \sum_{j=1}^{k} x_{i_j} \Bigr) \Bigr\|
 
     Each choice is the greedy one for MMD² under the linear kernel, which may rise all the same. Of equal points the
-    first is taken.
+    first is taken. With points about their mean and s the sum of those chosen, the next one has the least
+    ‖x‖² + 2⟨s, x⟩: one product of a matrix with a vector. All of it is in float64, so the choice does not hang on
+    float32's rounding; values that differ by less than 1e-12 of the largest ‖x‖² are equal.
 
     Parameters
     ----------
@@ -126,12 +123,6 @@ def herding_order(points, m):
     -------
     Tensor (m,)
         int64, rows of ``points`` in the order of choice, on its device.
-
-    Notes
-    -----
-    With points about their mean and s the sum of those chosen, the next one has the least ‖x‖² + 2⟨s, x⟩: one
-    product of a matrix with a vector. All of it is in float64, so the choice does not hang on float32's rounding;
-    values that differ by less than 1e-12 of the largest ‖x‖² are equal.
 
     References
     ----------
@@ -163,17 +154,14 @@ def k_center_order(points, m):
     .. math:: i_{k+1} = \operatorname*{arg\,max}_i \min_{j \le k} \| x_i - x_{i_j} \|
 
     The largest distance of a point to its nearest chosen one is then at most twice the smallest possible with m
-    of the points. Of equal distances the first is taken.
+    of the points. Of equal distances the first is taken. Each choice computes the distances to the newest center alone,
+    by one product of a matrix with a vector, in float64; squares that differ by less than 1e-12 of the largest
+    ‖x − x̄‖² are equal.
 
     Parameters
     ----------
     points, m
         As of `herding_order`, and so are what is returned, (m,), and the errors.
-
-    Notes
-    -----
-    Each choice computes the distances to the newest center alone, by one product of a matrix with a vector, in
-    float64; squares that differ by less than 1e-12 of the largest ‖x − x̄‖² are equal.
 
     References
     ----------

@@ -150,6 +150,8 @@ class Recipe:
 def train_network(train, *, recipe=None, generator, teacher=None):
     """Train one network from scratch; on a CPU by one thread, so that the bits do not depend on how many there are.
 
+    It is returned in evaluation mode: ``embed`` gives its features.
+
     Parameters
     ----------
     train : LabeledImages
@@ -161,11 +163,6 @@ def train_network(train, *, recipe=None, generator, teacher=None):
     teacher : torch.nn.Module, optional
         A trained network in evaluation mode: its probabilities for the images, before they are augmented, stand in the
         place of their labels.
-
-    Returns
-    -------
-    torch.nn.Module
-        The recipe's network, in evaluation mode: ``embed`` gives its features.
 
     Examples
     --------
@@ -224,7 +221,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
     .. math:: y_{ij} = \mu + a_i + e_{ij}, \qquad i = 1 \dots I \text{ sets}, \; j = 1 \dots J \text{ networks}
 
     Network j has the same initial weights, order and augmentation for every set, so that sets are compared under
-    the same luck.
+    the same luck. A ValueError, before any work, if the sets and the test images do not fit together.
 
     Parameters
     ----------
@@ -242,11 +239,6 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
         Labels all sets: see :func:`train_network`.
     progress : bool
         Show a progress bar over the networks.
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the sets and the test images do not fit together.
 
     Examples
     --------

@@ -128,7 +128,7 @@ class DSAConfig(DCConfig):
 
 
 def gradient_distance(real, syn, *, distance="cosine"):
-    r"""How far apart two gradients of a network are, layer by layer.
+    r"""How far apart two gradients of a network are, layer by layer: a number, (), differentiable in both.
 
     The cosine distance takes each layer's gradient as a matrix with one row for each output, and sums over rows
     and layers
@@ -145,11 +145,6 @@ def gradient_distance(real, syn, *, distance="cosine"):
     real, syn : sequence of Tensor
         One gradient for each parameter, of the same shapes: (out, in), (out, in, kH, kW), …
     distance : {"cosine", "squared"}
-
-    Returns
-    -------
-    Tensor, ()
-        Differentiable in both.
 
     Examples
     --------

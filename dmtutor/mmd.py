@@ -40,18 +40,14 @@ class Gaussian:
     """The kernel k(x, y) = exp(−‖x − y‖² / 2h²), or the mean of several with different bandwidths h.
 
     It is characteristic: the MMD of two distributions is zero only if they are equal. scikit-learn's ``gamma`` is
-    1 / 2h².
+    1 / 2h². Squared distances come from a matrix product, about the mean of ``x``. Rounding makes an error of about
+    ε ‖x − x̄‖² / h² in k, with ε the dtype's precision: take float64 where the bandwidth is a tiny part of the points'
+    spread.
 
     Parameters
     ----------
     bandwidth : float, or tuple of float
         h > 0 and finite, else a ValueError, in the units of the points. See `median_bandwidth`.
-
-    Notes
-    -----
-    Squared distances come from a matrix product, about the mean of ``x``. Rounding makes an error of about
-    ε ‖x − x̄‖² / h² in k, with ε the dtype's precision: take float64 where the bandwidth is a tiny part of the
-    points' spread.
 
     Examples
     --------

@@ -15,18 +15,13 @@ STREAMS = ("init", "network", "batch", "augment", "train", "method")  # a place 
 
 
 def root_seed(generator):
-    """Draw the root of a run from the caller's generator, once.
+    """Draw the root of a run from the caller's generator, once: an integer in ``[0, 2**63 - 1)``.
 
     Parameters
     ----------
     generator : torch.Generator
         On any device; it advances by one draw. A TypeError for anything else: the global generator is never used
         instead.
-
-    Returns
-    -------
-    int
-        In ``[0, 2**63 - 1)``.
 
     Examples
     --------
@@ -41,6 +36,9 @@ def root_seed(generator):
 def keyed_generator(root, stream, *key):
     """The CPU generator of one draw: ``SeedSequence(root, spawn_key=(stream, *key))``, a `torch.Generator`.
 
+    Draws are made on the CPU for every device, so a run draws the same numbers everywhere. A CPU generator
+    uses the low 32 bits of its seed, hence one 32-bit word of the sequence.
+
     Parameters
     ----------
     root : int
@@ -49,11 +47,6 @@ def keyed_generator(root, stream, *key):
         What is drawn, else a ValueError; ``"method"`` is for what a method draws besides.
     *key : int
         Which of them: usually the iteration, then the class.
-
-    Notes
-    -----
-    Draws are made on the CPU for every device, so a run draws the same numbers everywhere. A CPU generator
-    uses the low 32 bits of its seed, hence one 32-bit word of the sequence.
 
     Examples
     --------

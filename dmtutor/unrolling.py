@@ -120,8 +120,9 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
 
     .. math:: \theta_{t+1} = \theta_t - \eta_t \, \nabla_\theta \ell(\theta_t; S), \qquad t = 0, \dots, \tau - 1
 
-    where :math:`\ell` is the mean cross-entropy (Wang et al., section 3). Gradients flow back into ``params``,
-    ``images`` and ``step_sizes``. A ValueError if ``step_sizes`` is not one-dimensional, or ``rows`` are not as many.
+    where :math:`\ell` is the mean cross-entropy (Wang et al., section 3). It returns :math:`\theta_\tau`, a dict like
+    ``params``; gradients flow back into ``params``, ``images`` and ``step_sizes``. A ValueError if ``step_sizes`` is
+    not one-dimensional, or ``rows`` are not as many.
 
     Parameters
     ----------
@@ -137,11 +138,6 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
     checkpointing : bool
         Compute the activations of each step anew in the backward pass instead of keeping them. The values are the
         same.
-
-    Returns
-    -------
-    dict of str to Tensor
-        :math:`\theta_\tau`.
 
     Examples
     --------

@@ -537,7 +537,7 @@ BAD_FLAGS = [
     ("--method dmm", "--method"),
     ("--method dc --block 4", "unrecognized arguments: --block 4"),
     ("--method dd --inner-steps 0", "inner_steps must be a positive integer; got 0"),
-    ("--method dsa --lr-net 0", "lr_net must be positive; got 0.0"),
+    ("--method dsa --lr-net 0", "lr_net must be positive and finite; got 0.0"),
     ("--method dc --distance l1", "distance must be one of cosine, squared; got 'l1'"),
     ("--method dc --norm batch", "norm must"),
     ("--compile yes", "--compile"),
@@ -608,7 +608,7 @@ def test_what_needs_no_data_is_refused_before_the_data_are_read(folder, capsys, 
 
 def test_an_output_is_required(folder, capsys):
     fails(capsys, "condense", "--output")
-    fails(capsys, "", "command")
+    fails(capsys, "", "COMMAND")
 
 
 def test_images_too_small_for_the_evaluation_are_refused_before_the_work(folder, capsys, monkeypatch):
