@@ -115,7 +115,7 @@ class LabeledImages(torch.utils.data.Dataset):
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def split(self, fraction, *, generator):
-        """Cut off a random part, stratified: the rest, and ``round(fraction · n_c)`` images of each class c.
+        """Divide at random, stratified: (rest, part), the part with ``round(fraction · n_c)`` images of each class c.
 
         Every setting is chosen on such a part of the training data; the test set is read once. A ValueError if
         ``fraction`` is outside (0, 1), or so small or large that a class of one side would be empty.
@@ -211,12 +211,12 @@ class LabeledImages(torch.utils.data.Dataset):
         """
         content = files.read(path, keys=("images", "labels", "classes", "mean", "std", "meta"))
         try:
-            return LabeledImages.of(content)
+            return LabeledImages.from_dict(content)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{str(path)!r} is not a set of labelled images: {error}") from error
 
     @staticmethod
-    def of(content):
+    def from_dict(content):
         """The set that a file holds, by a dict of its fields; others are left out."""
         fields = {name: content[name] for name in ("images", "labels", "mean", "std", "meta")}
         data = LabeledImages(classes=tuple(content["classes"]), **fields)

@@ -161,7 +161,7 @@ def load_exported(path):
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {str(path)!r}")
     try:
-        data = LabeledImages.of(FORMATS[path.suffix][2](path))
+        data = LabeledImages.from_dict(FORMATS[path.suffix][2](path))
     except ImportError:
         raise
     except Exception as error:  # each format is damaged in its own ways
