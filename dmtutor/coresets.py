@@ -86,7 +86,7 @@ def k_center(real, ipc, *, embed=None):
     Parameters
     ----------
     real, ipc, embed
-        As of `herding`, and so are what is returned, sorted by class and choice, and the errors.
+        As of `herding`, and so are what is returned and the errors.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def k_center_order(points, m):
     Parameters
     ----------
     points, m
-        As of `herding_order`, and so are what is returned, (m,), and the errors.
+        As of `herding_order`, and so are what is returned and the errors.
 
     References
     ----------

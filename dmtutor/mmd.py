@@ -217,7 +217,7 @@ class TwoSampleTest:
 
 @torch.no_grad()
 def two_sample_test(x, y, *, kernel, permutations=999, generator):
-    """Test whether two samples come from one distribution, `TwoSampleTest`: could their MMD² be chance?
+    """Test whether two samples come from one distribution: could their MMD² be chance? A `TwoSampleTest`.
 
     If they do, all ways to divide the pooled points into such sides are equally likely. The p-value is the share
     of divisions, the given one included, whose MMD² is at least as large: under the null hypothesis it is at most α

@@ -39,7 +39,7 @@ def pool_seconds(steps):
 
 
 def judge_seconds(data, test, recipe, networks):
-    """Seconds that it takes to train so many networks, of all sets together, by a `Recipe` and to score them.
+    """Seconds that it takes to train so many networks, on all sets together, by a `Recipe` and to score them.
 
     ``data`` is a set of the size of those that will be judged, and ``test`` the images to score them on.
     """

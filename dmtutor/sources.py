@@ -49,7 +49,7 @@ def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white
         Take classes, mean and std from this set (for a test set: from its training set). Without it, mean and
         std are those of ``x``, per channel.
     size, resize
-        As of :func:`load`, of images of a list.
+        As of :func:`load`; images of a list may differ in shape.
     white : int, optional
         The value of white in PIL images of more than 8 bits a pixel: 4095 for a camera of 12 bits. If left out that of
         ``like``, or the largest of 16 bits, 65535.

@@ -56,7 +56,7 @@ def frames(pictures, labels, *, description, alt, start=0):
 
 
 def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
-    """Show one picture of a table, and let two sliders choose its row and its column: else, errors too, as `frames`.
+    """Show one picture of a table, and let two sliders choose its row and its column; else as `frames`, errors too.
 
     Parameters
     ----------
