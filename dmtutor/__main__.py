@@ -9,7 +9,6 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
-from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
@@ -19,14 +18,13 @@ from . import files, judging, planning, sharding
 from .augmentation import SiameseAugment
 from .checks import check_device, check_positive, check_seed
 from .condensation import begin, condense, load_run
-from .coresets import random_subset
 from .data import LabeledImages
 from .decoding import decode, random_tiles
 from .evaluation import evaluate
 from .exchange import check_export, export, load_exported, read_set
 from .flags import RECIPES, parser, tell
 from .networks import default_depth
-from .sources import NAMES, as_made, check_fit, load
+from .sources import NAMES, check_fit, load, reading_options
 
 
 def main(arguments=None):
@@ -201,7 +199,7 @@ def _images(ipc):
 
 def _load(parsed, dataset, files=(), sets=()):
     """The real images; for sets that are there as those were that the first of them was made of."""
-    for name, value in (as_made(sets[0]) if sets else {}).items():
+    for name, value in (reading_options(sets[0]) if sets else {}).items():
         setattr(parsed, name, value if getattr(parsed, name) is None else getattr(parsed, name))
     train, test = load(dataset, root=parsed.root, size=parsed.size, resize=parsed.resize, white=parsed.white,
                        skip_broken=parsed.skip_broken)
@@ -230,12 +228,12 @@ def _plan(parsed, train, test, recipe, drawn, sets=1, steps=None, left=0, augmen
         config, done = steps.config, len(steps) * sets - left
         step, pool = planning.step_seconds(steps), planning.pool_seconds(steps)
         most = sets * (len(steps) * step + pool)
-        uneven = f" ({planning.each(train.classes, steps.ipc)})" if len(set(steps.ipc)) > 1 else ""
+        uneven = f" ({planning.class_list(train.classes, steps.ipc)})" if len(set(steps.ipc)) > 1 else ""
         parts.append(
             f"{steps.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(steps.ipc)}{uneven}: {len(steps)} steps"
             f"{' each' if sets > 1 else ''}{f', {done} of them done' if done else ''}, augmentation {config.augment}, "
             f"network of depth {config.depth} and width {config.width}, "
-            f"about {planning.about(left * step + math.ceil(left / len(steps)) * pool)}"
+            f"about {planning.duration(left * step + math.ceil(left / len(steps)) * pool)}"
         )
     if sharding.rank() == 0:
         if parsed.evaluate:
@@ -269,7 +267,7 @@ def _plan_judging(parsed, train, test, recipe, drawn, sets, most):
     choices = sorted(product(*open_to), key=seconds, reverse=True)
     chosen = next((choice for choice in choices if seconds(choice)[0] <= most), choices[-1])
     parsed.networks, parsed.random_sets = chosen
-    parts = [f"{n} on {name}, about {planning.about(time)}" for name, (n, time) in told(*chosen).items()]
+    parts = [f"{n} on {name}, about {planning.duration(time)}" for name, (n, time) in told(*chosen).items()]
     fewer = " (fewer, to take no longer than condensing: --networks 3 --random-sets 3)" if chosen != choices[0] else ""
     return ", ".join(parts) + fewer
 
@@ -284,15 +282,14 @@ def _evaluate(parsed):
     if twice := [file for file, n in Counter(map(os.path.realpath, parsed.files)).items() if n > 1]:
         raise ValueError(f"the sets must be different files; {os.path.relpath(twice[0])!r} is there twice")
     sets = [read_set(file) for file in parsed.files]
-    first, name = sets[0], sets[0].meta.get("name")
+    first, name = sets[0], sets[0].built_in_name
     for file, other in zip(parsed.files, sets, strict=True):
         if other.images.shape[1:] != first.images.shape[1:] or other.classes != first.classes:
             raise ValueError(f"the sets must have the same classes and size; got {other} in {file}, {first} before")
         decode(other)  # raises a ValueError where that is not possible
         if empty := [known for known, n in zip(other.classes, other.counts, strict=True) if not n]:
             raise ValueError(f"a set must hold images of every class; {file} has none of {', '.join(empty[:8])}")
-        built_in = name in NAMES and other.meta.get("built_in", True)  # a folder may have any name
-        if parsed.dataset is None and not (built_in and other.meta.get("name") == name):
+        if parsed.dataset is None and not (name in NAMES and other.built_in_name == name):
             raise ValueError(f"--dataset is required: {file} was made of {other.meta.get('name') or 'unknown data'}, a "
                              "file or folder")
     train, test = _load(parsed, parsed.dataset or name, parsed.files, sets)
@@ -332,17 +329,16 @@ def _export(parsed):
 def _info(parsed):
     data = read_set(parsed.file)
     counts, meta, (channels, height, width) = data.counts.tolist(), dict(data.meta), data.images.shape[1:]
-    config = meta.pop("config", {})
-    built_in = meta.pop("built_in", True) and meta.get("name") in NAMES
-    method, name, seed, mark, versions = (
-        meta.pop(key, None) for key in ("method", "name", "seed", "fingerprint", "versions"))
+    keys = "config", "built_in", "method", "name", "seed", "fingerprint", "versions"
+    config, _, method, name, seed, mark, versions = (meta.pop(key, None) for key in keys)
     told = {
         "method": f"{method or 'unknown'}, seed {'unknown' if seed is None else seed}",
-        "data": f"{name or 'unknown'}, {'built in' if built_in else 'a file or folder'}, fingerprint {mark}",
-        "images": f"{_images(counts)} ({planning.each(data.classes, counts)}), {height}×{width} "
+        "data": f"{name or 'unknown'}, {'built in' if data.built_in_name in NAMES else 'a file or folder'}, "
+                f"fingerprint {mark}",
+        "images": f"{_images(counts)} ({planning.class_list(data.classes, counts)}), {height}×{width} "
                   f"{'grey' if channels == 1 else 'RGB'}",
-        "fields": judging.listed(judging.changed(data)) if config else None,
-        "versions": judging.listed(versions) if isinstance(versions, dict) else versions, **meta,
+        "fields": judging.in_words(judging.chosen_fields(data)) if config else None,
+        "versions": judging.in_words(versions) if isinstance(versions, dict) else versions, **meta,
     }
     for key, value in told.items():
         if value is not None:
@@ -376,7 +372,7 @@ def _compare(parsed, names, sets, train, test, recipe):
         print(f"{name:>9}: {result}{_by_class(result)}", flush=True)
 
     result, groups = judge(sets), judging.group(sets)
-    apart = judging.told_apart([sets[group[0]] for group in groups])
+    apart = judging.differing_fields([sets[group[0]] for group in groups])
     words = {i: told for group, told in zip(groups, apart, strict=True) for i in group}
     for i, name in enumerate(names if len(sets) > 1 else ()):
         say(f"{name} ({words[i]})" if words[i] else str(name), result.select([i]))
@@ -387,10 +383,9 @@ def _compare(parsed, names, sets, train, test, recipe):
             say(name if len(groups) > 1 else "condensed", one)
     drawn = _drawn((data.counts.tolist(), data.meta.get("factor", 1)) for data in sets) if parsed.random_sets else []
     for ipc, factor in drawn:
-        draw = _random if factor == 1 else partial(_random_tiles, factor=factor)
         of = f", {_images(ipc)}" if len({ipc for ipc, _ in drawn}) > 1 else ""
         say(f"{'random' if factor == 1 else 'tiles'}{of}",
-            judge([draw(train, ipc, seed=parsed.seed + i) for i in range(parsed.random_sets)]))
+            judge([_random(train, ipc, parsed.seed + i, factor) for i in range(parsed.random_sets)]))
     if parsed.whole:
         say("whole set", judge([train]))
     for a, b in combinations(range(len(groups)), 2):
@@ -398,14 +393,9 @@ def _compare(parsed, names, sets, train, test, recipe):
         print(f"{short[a]} − {short[b]}: {judging.difference(results[a], results[b], paired)}", flush=True)
 
 
-def _random(train, ipc, seed):
-    """As many random images of each class, or all that there are: sets that began as noise may have more."""
-    ipc = tuple(min(n, have) for n, have in zip(ipc, train.counts.tolist(), strict=True))
-    return random_subset(train, ipc, generator=torch.Generator().manual_seed(seed))
-
-
-def _random_tiles(train, ipc, seed, factor):
-    """Random images, factor² in the pixels of one, or as many as there are."""
+def _random(train, ipc, seed, factor=1):
+    """As many random images of each class, factor² in the pixels of one, or all that there are: sets that began as
+    noise may have more."""
     ipc = tuple(max(1, min(n, have // factor**2)) for n, have in zip(ipc, train.counts.tolist(), strict=True))
     return random_tiles(train, ipc, factor=factor, generator=torch.Generator().manual_seed(seed))
 

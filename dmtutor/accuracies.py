@@ -42,8 +42,8 @@ class Accuracies:
     .. math:: \bar y \pm t_{I-1,\,0.975} \, \frac{s}{\sqrt I}, \qquad
         s^2 = \frac{1}{I-1} \sum_i (\bar y_i - \bar y)^2
 
-    over the means of the I sets. With one set it is over its networks and says so: it then tells nothing about
-    other sets of the same method.
+    over the means of the I sets. With one set it is over its networks and says so: it then tells nothing about other
+    sets of the same method. A ValueError if the parts do not fit together.
 
     Parameters
     ----------
@@ -57,11 +57,6 @@ class Accuracies:
         The K names.
     weights : Tensor, (n,), optional
         What a test image counts, 1 on average: see :attr:`balanced`.
-
-    Raises
-    ------
-    ValueError
-        If the parts do not fit together.
 
     Examples
     --------
@@ -116,31 +111,20 @@ class Accuracies:
     def by_class(self):
         """Accuracy of every network on each class: Tensor, (I, J, K), float64; NaN for a class without test images.
 
-        Raises
-        ------
-        ValueError
-            If the result does not know the labels; ``replace(result, labels=test.labels)`` tells it.
+        A ValueError if the result does not know the labels; ``replace(result, labels=test.labels)`` tells it.
         """
         counts = self.test_counts
         return self.correct.double() @ F.one_hot(self.labels, len(counts)).double() / counts
 
     @property
     def balanced(self):
-        r"""The same answers, weighted so that every class counts alike: its values are balanced accuracies.
+        r"""The same answers, weighted so that every class counts alike: `Accuracies` whose values are balanced.
 
         .. math:: \frac1K \sum_c \frac{1}{n_c} \sum_{t:\, y_t = c} [\hat y_t = y_t]
 
         over the K classes that have test images: mean, interval and difference follow. Image t has the weight
-        :math:`n / (K n_c)`, so an interval over test images takes their classes as they were drawn.
-
-        Returns
-        -------
-        Accuracies
-
-        Raises
-        ------
-        ValueError
-            As :attr:`by_class`.
+        :math:`n / (K n_c)`, so an interval over test images takes their classes as they were drawn. Needs the labels,
+        as :attr:`by_class`.
 
         Examples
         --------
@@ -156,12 +140,8 @@ class Accuracies:
     def confusion(self):
         """Of the images of a class, the share that networks take for each class: Tensor, (K, K), float64.
 
-        Row c is of the images of class c, mean over sets and networks; it sums to 1, or is NaN without test images.
-
-        Raises
-        ------
-        ValueError
-            If the result does not know the predictions: a stored one does not.
+        Row c is of the images of class c, mean over sets and networks; it sums to 1, or is NaN without test images. A
+        ValueError if the result does not know the predictions: a stored one does not.
         """
         self._require("predicted")
         k = max(len(self.test_counts), int(self.predicted.max()) + 1)
@@ -189,7 +169,7 @@ class Accuracies:
         return t_interval(self.set_means if len(self.correct) > 1 else self.values[0])
 
     def difference(self, other, *, paired=True):
-        r"""Self minus other, on the networks that both have and the same test images.
+        r"""Self minus other, on the networks that both have and the same test images: a `Difference`.
 
         The interval is Student's over the differences set by set, or for sets that have nothing to do with each other
         Welch's:
@@ -206,7 +186,8 @@ class Accuracies:
 
         the variances over sets and over images both hold the last part, which counts once. The freedom is
         Satterthwaite's, as in Welch's formula, so the interval is approximate, and with few sets it can be narrower
-        than the one over sets. With one set its networks stand for the sets.
+        than the one over sets. With one set its networks stand for the sets. A ValueError if the shapes do not allow
+        it.
 
         Parameters
         ----------
@@ -215,15 +196,6 @@ class Accuracies:
         paired : bool
             Whether set i of one belongs to set i of the other, say because both grew from the same real images. If
             not, the two may have different numbers of sets, at least two each.
-
-        Returns
-        -------
-        Difference
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not allow it.
 
         References
         ----------
@@ -271,27 +243,38 @@ class Accuracies:
         return f"{100 * self.mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}] ({over})"
 
 
-def t_interval(values, level=0.95):
-    """Student's t interval of the mean of independent values, (n,): (low, high), NaN for n = 1."""
-    n = len(values)
-    if n < 2:
+def t_interval(values):
+    """Student's 95 % interval of the mean of independent values, (n,): (low, high), NaN for n = 1."""
+    if len(values) < 2:
         return float("nan"), float("nan")
-    half = float(stdtrit(n - 1, (1 + level) / 2) * values.double().std() / n**0.5)
-    return float(values.double().mean()) - half, float(values.double().mean()) + half
+    return student_interval(float(values.double().mean()), [variance_of_mean(values)])
 
 
-def welch_interval(a, b, level=0.95):
-    """Welch's interval of the difference of two means, of independent values (n,) and (m,): (low, high)."""
-    v_a, v_b = (float(x.double().var()) / len(x) for x in (a, b))
-    middle = float(a.double().mean() - b.double().mean())
-    if v_a + v_b == 0:
+def welch_interval(a, b):
+    """Welch's 95 % interval of the difference of two means, of independent values (n,) and (m,): (low, high)."""
+    return student_interval(float(a.double().mean() - b.double().mean()), [variance_of_mean(a), variance_of_mean(b)])
+
+
+def variance_of_mean(values):
+    """The variance of the mean of values, (n,), and its degrees of freedom."""
+    return float(values.double().var()) / len(values), len(values) - 1
+
+
+def student_interval(middle, parts):
+    """Student's 95 % interval about ``middle`` with Satterthwaite's degrees of freedom: (low, high).
+
+    ``parts`` are the variances that add up to that of ``middle``, those to subtract with a minus, each with its
+    degrees of freedom.
+    """
+    variance = sum(v for v, _ in parts)
+    if variance == 0:
         return middle, middle
-    freedom = (v_a + v_b) ** 2 / (v_a**2 / (len(a) - 1) + v_b**2 / (len(b) - 1))
-    half = float(stdtrit(freedom, (1 + level) / 2)) * (v_a + v_b) ** 0.5
+    freedom = variance**2 / sum(v**2 / nu for v, nu in parts)
+    half = float(stdtrit(freedom, 0.975)) * variance**0.5
     return middle - half, middle + half
 
 
-def overall_interval(per_image, sides, level=0.95):
+def overall_interval(per_image, sides):
     """The interval of a mean difference over sets and images together: (low, high), see `Accuracies.difference`.
 
     ``per_image``, (n,), is the mean difference at each image; ``sides`` hold what varies from set to set, each
@@ -301,19 +284,11 @@ def overall_interval(per_image, sides, level=0.95):
     middle = float(per_image.mean())
     if min(map(len, sides)) < 2 or n < 2:
         return float("nan"), float("nan")
-    of_images = float(per_image.var()) / n
-    of_sets, of_rest = [], []
+    of_sets, of_images = [], [variance_of_mean(per_image)]
     for x in sides:
         rest = x - x.mean(1, keepdim=True) - x.mean(0) + x.mean()
-        of_sets.append((float(x.mean(1).var()) / len(x), len(x) - 1))
         freedom = (len(x) - 1) * (n - 1)
-        of_rest.append((float(rest.square().sum()) / freedom / x.numel(), freedom))
-    parts, more = of_sets, of_images - sum(v for v, _ in of_rest)
-    variance = sum(v for v, _ in of_sets)
-    if more > 0:  # else the images bring nothing that can be seen
-        variance, parts = variance + more, [*of_sets, (of_images, n - 1), *of_rest]
-    if variance == 0:
-        return middle, middle
-    freedom = variance**2 / sum(v**2 / nu for v, nu in parts)
-    half = float(stdtrit(freedom, (1 + level) / 2)) * variance**0.5
-    return middle - half, middle + half
+        of_sets.append(variance_of_mean(x.mean(1)))
+        of_images.append((-float(rest.square().sum()) / freedom / x.numel(), freedom))
+    seen = sum(v for v, _ in of_images) > 0  # else the images bring nothing that can be seen
+    return student_interval(middle, [*of_sets, *of_images] if seen else of_sets)

@@ -12,37 +12,18 @@ from . import pictures
 
 ARCHIVES = (("x_train", "y_train", "x_test", "y_test"),  # as Keras has them, and MedMNIST
             ("train_images", "train_labels", "test_images", "test_labels"))
-MOST = 10**6  # classes: labels beyond it are numbers of something else
+MAX_CLASSES = 10**6  # classes: labels beyond it are numbers of something else
 
 
 def images(x, *, size=None, resize="fit", white=None):
-    """Images of any layout as one array.
+    """Images of any layout as one array, (n, C, H, W), uint8 or floating in [0, 1], where C is 1 or 3; and the value of
+    white, if there was a PIL image of more than 8 bits, else None.
 
-    Parameters
-    ----------
-    x : array, Tensor, or sequence of arrays, tensors or PIL images
-        All of one shape, unless ``size`` is given.
-    size : int, optional
-        Resize to size × size.
-    resize : {"fit", "pad"}
-        As :func:`~dmtutor.pictures.resized`.
-    white : int, optional
-        The value of white in PIL images of more than 8 bits.
-
-    Returns
-    -------
-    x : array, (n, C, H, W)
-        uint8, or floating in [0, 1]; C is 1 or 3.
-    white : int or None
-        The value of white, if there was such an image.
-
-    Raises
-    ------
-    ValueError
-        If it is none, with what would make it one.
+    ``x`` and the other arguments are those of :func:`~dmtutor.from_arrays`. A ValueError says what would make it
+    images.
     """
     if isinstance(x, list | tuple) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim == 1):
-        told = pictures.told_white([pictures.bright(part) for part in x if isinstance(part, Image.Image)], white)
+        told = pictures.white_level([pictures.brightness(part) for part in x if isinstance(part, Image.Image)], white)
         x = _stack([_array(part, white) for part in x], size, resize)
     else:
         told = None
@@ -56,7 +37,7 @@ def images(x, *, size=None, resize="fit", white=None):
 def _array(x, white=None):
     """An array of anything like one."""
     if isinstance(x, Image.Image):
-        return np.asarray(pictures.flat(x, white))
+        return np.asarray(pictures.to_8_bits(x, white))
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = x.float() if x.dtype == torch.bfloat16 else x
@@ -156,24 +137,10 @@ def plain(name):
 
 
 def labels(y, classes=None):
-    """Labels as integers, and the names of the classes.
+    """Labels as integers, (n,), int64, a copy, and the names of the classes, a tuple.
 
-    Parameters
-    ----------
-    y : array or Tensor, (n,) or (n, 1), of integers or of strings
-        Strings are names of classes, numbered in the order of ``classes``, or sorted, numbers by their value.
-    classes : sequence of str, optional
-
-    Returns
-    -------
-    y : array, (n,), int64
-        A copy.
-    classes : tuple of str
-
-    Raises
-    ------
-    ValueError
-        If the labels are of another kind, or a name is not one of the classes.
+    Strings in ``y``, (n,) or (n, 1), are names of classes, numbered in the order of ``classes``, or sorted, numbers by
+    their value. A ValueError if the labels are of another kind, or a name is not one of the classes.
 
     Examples
     --------
@@ -200,7 +167,7 @@ def labels(y, classes=None):
         whole = y.dtype.kind == "f" and y.size and np.isfinite(y).all() and (y == y.round()).all()
         raise ValueError(f"y must be integers; got {y.dtype}{': use y.astype(int)' if whole else ''}")
     largest = int(y.max()) if y.size else 0
-    if largest >= MOST:
+    if largest >= MAX_CLASSES:
         raise ValueError(f"y must lie in 0 … K−1; got up to {largest}: names, y = numpy.unique(y, return_inverse=True)")
     return y.astype(np.int64), names or tuple(map(str, range(largest + 1)))
 
@@ -210,15 +177,10 @@ def _some(names, most=12):
 
 
 def held_out(y, keys):
-    """Which images are the test part where there is none: (n,), bool.
+    """Which images, of classes y, (n,), are the test part where there is none: (n,), bool.
 
     About a fifth of every class, of two images one: those whose key says so. So images that are added move no others.
-
-    Parameters
-    ----------
-    y : array, (n,), integers
-    keys : sequence of bytes
-        Of each image its name, or its contents: a copy is in the same part.
+    The keys, bytes, are the images' names, or their contents: a copy is in the same part.
 
     Examples
     --------
@@ -241,17 +203,8 @@ def held_out(y, keys):
 def read_npz(path):
     """Images and labels of an ``.npz`` file, under the names of :data:`ARCHIVES`; without a test part, divided.
 
-    Returns
-    -------
-    train, test : (array, array)
-    classes : list of str, or None
-    left_out : list of str
-        Arrays that nothing is made of.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file, or it is damaged, or lacks an array.
+    Returns (x, y) of the training part and of the test part, the classes' names or None, and the names of arrays that
+    nothing is made of. A FileNotFoundError or ValueError if there is no such file, or it is damaged, or lacks an array.
     """
     try:
         with path.open("rb") as archive:

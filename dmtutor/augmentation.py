@@ -86,18 +86,12 @@ def _warp(x, matrix):
 
 @dataclass(frozen=True)
 class Draws:
-    """Sampled parameters of k augmentations: which operation, and the numbers it turns into angles and shifts.
-
-    Parameters
-    ----------
-    operation : Tensor, (k,), int64
-        Index into the strategy's operations.
-    u : Tensor, (k, 4), float64
-        Uniform in [0, 1).
-    """
+    """Sampled parameters of k augmentations: which operation, and the numbers it turns into angles and shifts."""
 
     operation: torch.Tensor
+    """Index into the strategy's operations, (k,), int64."""
     u: torch.Tensor
+    """Uniform in [0, 1), (k, 4), float64."""
 
     def __len__(self):
         return len(self.operation)
@@ -118,20 +112,15 @@ def cutmix(images, targets, *, generator):
     .. math:: \tilde x = M \odot x + (1 - M) \odot x', \qquad \tilde y = \bar M y + (1 - \bar M) y'
 
     M is 0 in a rectangle with sides :math:`\sqrt{1 - \lambda}` times those of the image, :math:`\lambda` uniform in
-    [0, 1], centred anywhere, cut at the edge; :math:`\bar M` is the mean of M.
+    [0, 1], centred anywhere, cut at the edge; :math:`\bar M` is the mean of M. What is returned, :math:`\tilde x` and
+    :math:`\tilde y`, has the shapes of what is given.
 
     Parameters
     ----------
     images : Tensor, (n, C, H, W)
     targets : Tensor, (n, K)
         Probabilities of the classes.
-    generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    images : Tensor, (n, C, H, W)
-    targets : Tensor, (n, K)
+    generator : torch.Generator, on the CPU
 
     References
     ----------
@@ -168,13 +157,8 @@ class SiameseAugment:
     Parameters
     ----------
     strategy : str
-        Operations joined by underscores, as in the papers: ``"color_crop_cutout_flip_scale_rotate"``; or
-        ``"none"``.
-
-    Raises
-    ------
-    ValueError
-        If an operation is unknown or named twice.
+        Operations joined by underscores, as in the papers: ``"color_crop_cutout_flip_scale_rotate"``; or ``"none"``. A
+        ValueError if one is unknown or named twice.
 
     References
     ----------
@@ -202,43 +186,24 @@ class SiameseAugment:
         return f"SiameseAugment({self.strategy!r})"
 
     def sample(self, k, *, generator, same_operation=False):
-        """Draw ω, k times.
+        """Draw ω, k times: `Draws`.
 
         Parameters
         ----------
         k : int
             1 for a Siamese pair of batches; one per image to train a network.
-        generator : torch.Generator
-            On the CPU.
+        generator : torch.Generator, on the CPU
         same_operation : bool
             Use one operation for all k draws, each with its own parameters: how the papers train networks.
-
-        Returns
-        -------
-        Draws
         """
         check_generator(generator)
         operation = torch.randint(max(1, len(self.operations)), (1 if same_operation else k,), generator=generator)
         return Draws(operation.expand(k), torch.rand(k, 4, generator=generator, dtype=torch.float64))
 
     def apply(self, x, draws):
-        """A(x, ω): a pure function, differentiable in ``x``.
+        """A(x, ω) of normalised images x, (n, C, H, W): a pure function, differentiable in ``x``.
 
-        Parameters
-        ----------
-        x : Tensor, (n, C, H, W)
-            Normalised images.
-        draws : Draws
-            k of them, k a divisor of n: each is shared by n/k images in a row.
-
-        Returns
-        -------
-        Tensor, (n, C, H, W)
-
-        Raises
-        ------
-        ValueError
-            If k does not divide n.
+        Of k ``draws`` each is shared by n/k images in a row; a ValueError if k does not divide n.
         """
         n, k = len(x), len(draws)
         if k < 1 or n % k:

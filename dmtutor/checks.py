@@ -50,7 +50,7 @@ def check_step_size(name, value):
     """Raise a ValueError if ``value`` is not a positive, finite number."""
     check_number(name, value)
     if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive; got {value!r}")
+        raise ValueError(f"{name} must be positive and finite; got {value!r}")
 
 
 def check_fraction(name, value):
@@ -92,7 +92,7 @@ def check_device(device, name="device"):
 def check_one_of(name, value, known):
     """Raise a ValueError if ``value`` is not one of the names ``known``."""
     if value not in known:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
 
 
 def check_seed(seed, name="seed"):

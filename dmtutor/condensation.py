@@ -18,7 +18,7 @@ from .idm import IDMSteps
 from .steps import Steps, start
 from .unrolling import DDSteps
 
-BOUND = 10.0  # no pixel of a set that teaches anything is so bright, where white is 1
+LARGEST_PIXEL = 10.0  # no pixel of a set that teaches anything is so bright, where white is 1
 METHODS = {steps_type.method: steps_type for steps_type in (DDSteps, DCSteps, DSASteps, IDMSteps, DMSteps)}
 
 
@@ -110,13 +110,8 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
 
 
 def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
-    """Check all that :func:`condense` is given, and make the steps of its run.
-
-    Returns
-    -------
-    Steps
-        Of this process's classes, where processes share the work.
-    """
+    """Check all that :func:`condense` is given, and make the steps of its run: of this process's classes, where
+    processes share the work."""
     check_set(train, "train")
     steps_type = METHODS.get(method) if isinstance(method, str) else method
     if not (isinstance(steps_type, type) and issubclass(steps_type, Steps)):
@@ -143,18 +138,8 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
 def saved(steps, save, *, every=60):
     """The steps of a run, with its state saved once a minute, at the end, and when something stops it.
 
-    Parameters
-    ----------
-    steps : Steps
-    save : callable
-        Writes what there is; called without arguments between two steps.
-    every : float
-        Seconds between two calls.
-
-    Yields
-    ------
-    Step
-        Close the generator (``contextlib.closing``) to have the state saved at once where the loop is left early.
+    ``save()`` writes what there is, between two steps, ``every`` so many seconds. Close this generator
+    (``contextlib.closing``) to have the state saved at once where the loop is left early.
     """
     last = time.monotonic()
     with interrupts.deferred() as interrupted:
@@ -177,7 +162,7 @@ def check_bounded(steps):
     """Raise a FloatingPointError if pixels lie far outside of 0 … 1, or are NaN, in any process."""
     pixels = steps.images * steps.real.std.view(-1, 1, 1) + steps.real.mean.view(-1, 1, 1)
     largest = float(sharding.gather(pixels.abs().max()[None]).max())
-    if not largest < BOUND:
+    if not largest < LARGEST_PIXEL:
         raise FloatingPointError(f"the pixels have grown to {largest:.3g} after {steps.iteration} steps, where black "
                                  f"is 0 and white is 1: lr_img={steps.config.lr_img:g} is too large; give a tenth of "
                                  "it, or leave it out")

@@ -14,27 +14,17 @@ BLOCK = 100  # images that are embedded at once
 
 
 def random_subset(real, ipc, *, generator):
-    """Draw ``ipc`` images of every class, uniformly and without replacement.
+    """Draw ``ipc`` images of every class, uniformly and without replacement: `LabeledImages`, sorted by class.
 
-    The baseline of every comparison, and where distribution matching starts.
+    The baseline of every comparison, and where distribution matching starts. A ValueError if ``ipc`` is not positive
+    integers, or exceeds what a class has.
 
     Parameters
     ----------
     real : LabeledImages
     ipc : int or tuple of int
-        Images per class, or of each class.
-    generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    LabeledImages
-        Sorted by class, K · ipc images or Σ ipc.
-
-    Raises
-    ------
-    ValueError
-        If ``ipc`` is not positive integers, or exceeds what a class has.
+        Images per class, K · ipc in all, or of each class, Σ ipc.
+    generator : torch.Generator, on the CPU
 
     Examples
     --------
@@ -53,6 +43,8 @@ def random_subset(real, ipc, *, generator):
 
 def herding(real, ipc, *, embed=None):
     """Choose ``ipc`` images of every class whose mean stays near the mean of the class: see `herding_order`.
+
+    Memory holds one class's embeddings, (n_c, d'), in float64; time is n_c · d' for each chosen image.
 
     Parameters
     ----------
@@ -78,10 +70,6 @@ def herding(real, ipc, *, embed=None):
     TypeError
         If ``embed`` is not callable.
 
-    Notes
-    -----
-    Memory holds one class's embeddings, (n_c, d'), in float64; time is n_c · d' for each chosen image.
-
     Examples
     --------
     >>> from dmtutor import load
@@ -97,21 +85,8 @@ def k_center(real, ipc, *, embed=None):
 
     Parameters
     ----------
-    real : LabeledImages
-    ipc : int or tuple of int
-        Images per class, or of each class.
-    embed : callable, optional
-        (n, C, H, W) → (n, d'), the space in which distances are taken: as in `herding`.
-
-    Returns
-    -------
-    LabeledImages
-        Sorted by class, K · ipc images, those of a class in the order of choice.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `herding`.
+    real, ipc, embed
+        As of `herding`, and so are what is returned and the errors.
 
     Examples
     --------
@@ -133,32 +108,21 @@ def herding_order(points, m):
         \Bigl( x_i + \sum_{j=1}^{k} x_{i_j} \Bigr) \Bigr\|
 
     Each choice is the greedy one for MMD² under the linear kernel, which may rise all the same. Of equal points the
-    first is taken.
+    first is taken. With points about their mean and s the sum of those chosen, the next one has the least
+    ‖x‖² + 2⟨s, x⟩: one product of a matrix with a vector. All of it is in float64, so the choice does not hang on
+    float32's rounding; values that differ by less than 1e-12 of the largest ‖x‖² are equal.
 
     Parameters
     ----------
     points : Tensor (n, d)
-        Floating point.
+        Floating point and finite, else a ValueError; a TypeError for what is no tensor.
     m : int
-        1 … n.
+        1 … n, else a ValueError.
 
     Returns
     -------
     Tensor (m,)
         int64, rows of ``points`` in the order of choice, on its device.
-
-    Raises
-    ------
-    ValueError
-        If ``points`` is not (n, d), holds a NaN or an infinity, or ``m`` is not in 1 … n.
-    TypeError
-        If ``points`` is not a tensor.
-
-    Notes
-    -----
-    With points about their mean and s the sum of those chosen, the next one has the least ‖x‖² + 2⟨s, x⟩: one
-    product of a matrix with a vector. All of it is in float64, so the choice does not hang on float32's rounding;
-    values that differ by less than 1e-12 of the largest ‖x‖² are equal.
 
     References
     ----------
@@ -190,29 +154,14 @@ def k_center_order(points, m):
     .. math:: i_{k+1} = \operatorname*{arg\,max}_i \min_{j \le k} \| x_i - x_{i_j} \|
 
     The largest distance of a point to its nearest chosen one is then at most twice the smallest possible with m
-    of the points. Of equal distances the first is taken.
+    of the points. Of equal distances the first is taken. Each choice computes the distances to the newest center alone,
+    by one product of a matrix with a vector, in float64; squares that differ by less than 1e-12 of the largest
+    ‖x − x̄‖² are equal.
 
     Parameters
     ----------
-    points : Tensor (n, d)
-        Floating point.
-    m : int
-        1 … n.
-
-    Returns
-    -------
-    Tensor (m,)
-        int64, rows of ``points`` in the order of choice, on its device.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `herding_order`.
-
-    Notes
-    -----
-    Each choice computes the distances to the newest center alone, by one product of a matrix with a vector, in
-    float64; squares that differ by less than 1e-12 of the largest ‖x − x̄‖² are equal.
+    points, m
+        As of `herding_order`, and so are what is returned and the errors.
 
     References
     ----------

@@ -17,7 +17,8 @@ class LabeledImages(torch.utils.data.Dataset):
 
     It is a data set of torch as well: item i is the pair of ``images[i]``, normalised, and ``labels[i]``, so
     ``DataLoader(data, batch_size=50, shuffle=True)`` gives batches. Real images to test on must be normalised by the
-    same ``mean`` and ``std``: :meth:`normalized_like`. A program that normalises itself takes :meth:`dataset`.
+    same ``mean`` and ``std``: :meth:`normalized_like`. A program that normalises itself takes :meth:`dataset`. A
+    ValueError if shapes or labels do not fit together.
 
     Parameters
     ----------
@@ -33,11 +34,6 @@ class LabeledImages(torch.utils.data.Dataset):
     meta : dict
         Plain types and tensors: name, default augmentation, configuration, seed, versions. Of the real images
         ``built_in``, whether they are the library's own, and ``fingerprint``, which other images would change.
-
-    Raises
-    ------
-    ValueError
-        If shapes or labels do not fit together.
 
     Examples
     --------
@@ -61,7 +57,7 @@ class LabeledImages(torch.utils.data.Dataset):
     meta: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.images.ndim != 4 or not self.images.is_floating_point():
+        if self.images.ndim != 4 or not self.images.dtype.is_floating_point:
             raise ValueError(f"images must be a floating tensor (n, C, H, W); got {tuple(self.images.shape)} "
                              f"{self.images.dtype}")
         check_labels(self.labels, len(self.images), len(self.classes))
@@ -89,6 +85,11 @@ class LabeledImages(torch.utils.data.Dataset):
         return torch.bincount(self.labels, minlength=len(self.classes))
 
     @property
+    def built_in_name(self):
+        """The name of the library's data set that the images are of or were made of, or None: a folder may have any."""
+        return self.meta.get("name") if self.meta.get("built_in", True) else None
+
+    @property
     def rows_of_class(self):
         """Which images are of each class, in their order: K tensors (n_c,), int64."""
         return self.labels.argsort(stable=True).split(self.counts.tolist())
@@ -114,25 +115,16 @@ class LabeledImages(torch.utils.data.Dataset):
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def split(self, fraction, *, generator):
-        """Cut off a random part, stratified: ``round(fraction · n_c)`` images of each class c.
+        """Divide at random, stratified: (rest, part), the part with ``round(fraction · n_c)`` images of each class c.
 
-        Every setting is chosen on such a part of the training data; the test set is read once.
+        Every setting is chosen on such a part of the training data; the test set is read once. A ValueError if
+        ``fraction`` is outside (0, 1), or so small or large that a class of one side would be empty.
 
         Parameters
         ----------
         fraction : float
             In (0, 1).
-        generator : torch.Generator
-            On the CPU.
-
-        Returns
-        -------
-        rest, part : LabeledImages
-
-        Raises
-        ------
-        ValueError
-            If ``fraction`` is outside (0, 1), or so small or large that a class of one side would be empty.
+        generator : torch.Generator, on the CPU
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be between 0 and 1, exclusive; got {fraction!r}")
@@ -177,18 +169,11 @@ class LabeledImages(torch.utils.data.Dataset):
         return replace(self, images=(self.pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), mean=mean, std=std)
 
     def dataset(self, transform=None):
-        """The set in the place of one of torchvision's, for a program that normalises by itself.
+        """The set in the place of one of torchvision's, for a program that normalises by itself: item i is
+        (transform(pixels[i]), label as an int); it has ``classes``, ``targets``, ``mean`` and ``std``.
 
-        Parameters
-        ----------
-        transform : callable, optional
-            As of torchvision: of an image, (C, H, W), in units of [0, 1]. Condensed pixels exceed this range, and
-            transforms that clip, as changes of colour do, change them.
-
-        Returns
-        -------
-        torch.utils.data.Dataset
-            Item i is (transform(pixels[i]), label as an int); with ``classes``, ``targets``, ``mean`` and ``std``.
+        ``transform`` is one of torchvision's, of an image, (C, H, W), in units of [0, 1]. Condensed pixels exceed this
+        range, and transforms that clip, as changes of colour do, change them.
 
         Examples
         --------
@@ -222,19 +207,21 @@ class LabeledImages(torch.utils.data.Dataset):
     def load(path):
         """Read a set that :meth:`save` wrote. No code from the file is run.
 
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no such file, or it is damaged, or not a set.
+        A FileNotFoundError or ValueError if there is no such file, or it is damaged, or not a set.
         """
         content = files.read(path, keys=("images", "labels", "classes", "mean", "std", "meta"))
-        fields = {k: content[k] for k in ("images", "labels", "mean", "std", "meta")}
         try:
-            data = LabeledImages(classes=tuple(content["classes"]), **fields)
+            return LabeledImages.from_dict(content)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{str(path)!r} is not a set of labelled images: {error}") from error
+
+    @staticmethod
+    def from_dict(content):
+        """The set that a file holds, by a dict of its fields; others are left out."""
+        fields = {name: content[name] for name in ("images", "labels", "mean", "std", "meta")}
+        data = LabeledImages(classes=tuple(content["classes"]), **fields)
         if not all(torch.isfinite(t).all() for t in (data.images, data.mean, data.std)):
-            raise ValueError(f"{str(path)!r} holds NaN or infinite numbers")
+            raise ValueError("it holds NaN or infinite numbers")
         return data
 
 
@@ -337,19 +324,6 @@ def ipc_of_names(ipc, classes):
         wrong = f"{unknown[0]!r} is none of them" if unknown else f"it lacks {', '.join(map(repr, lacking[:8]))}"
         raise ValueError(f"ipc must name each class once; {wrong}: {', '.join(classes)}")
     return tuple(ipc[name] for name in classes)
-
-
-def cap_ipc(real, ipc):
-    """``ipc``, but no more of a class than it has: an integer where it is the same for all, else a tuple.
-
-    Raises a ValueError if not even the largest class has ``ipc`` images.
-    """
-    counts = real.counts
-    if not isinstance(ipc, tuple) and ipc > int(counts.max()):
-        c = int(counts.argmax())
-        raise ValueError(f"ipc must be at most {counts[c]}, the images of class {real.classes[c]!r}; got {ipc}")
-    capped = tuple(min(n, have) for n, have in zip(ipc_by_class(ipc, real.classes), counts.tolist(), strict=True))
-    return capped[0] if len(set(capped)) == 1 else capped
 
 
 def batches(n, batch_size, generator):

@@ -1,4 +1,7 @@
-"""Distribution matching: bring the mean embeddings of a small set near to those of the real images."""
+"""Distribution matching: bring the mean embeddings of a small set near to those of the real images.
+
+After Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023.
+"""
 
 from dataclasses import dataclass, replace
 from types import FunctionType
@@ -80,9 +83,7 @@ class DMConfig(Config):
     def reference(cls, *, ipc=10, **changes):
         """The published setting: ConvNet-3/128, 256 real images, 20,000 iterations, step size 1 (10 from IPC 100).
 
-        References
-        ----------
-        Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, section 4.1, and its code.
+        Zhao & Bilen, section 4.1, and their code.
 
         Examples
         --------
@@ -95,25 +96,15 @@ class DMConfig(Config):
 
 
 def mean_distance(real, syn):
-    r"""The loss of a class: squared distance between mean embeddings.
+    r"""The loss of a class, (...): squared distance between mean embeddings, equation 4 of Zhao & Bilen.
 
     .. math:: \Bigl\| \frac{1}{B} \sum_{i=1}^{B} \psi_\vartheta(x_i)
         - \frac{1}{M} \sum_{j=1}^{M} \psi_\vartheta(s_j) \Bigr\|^2
 
     Parameters
     ----------
-    real : Tensor, (..., B, d')
-        Embeddings of real images.
-    syn : Tensor, (..., M, d')
-        Embeddings of synthetic images.
-
-    Returns
-    -------
-    Tensor, (...)
-
-    References
-    ----------
-    Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, equation 4.
+    real, syn : Tensor, (..., B, d') and (..., M, d')
+        Embeddings of real and of synthetic images.
 
     Examples
     --------
@@ -124,7 +115,7 @@ def mean_distance(real, syn):
 
 
 def dm_steps(real, *, config, generator, classes=None):
-    r"""Distribution matching, one step at a time.
+    r"""Distribution matching, one step at a time: algorithm 1 of Zhao & Bilen.
 
     .. math:: \min_S \; \mathbb{E}_{\vartheta, \omega} \sum_c \Bigl\| \frac{1}{|T_c|} \sum_{x \in T_c}
         \psi_\vartheta(A(x, \omega)) - \frac{1}{|S_c|} \sum_{s \in S_c} \psi_\vartheta(A(s, \omega)) \Bigr\|^2
@@ -154,10 +145,6 @@ def dm_steps(real, *, config, generator, classes=None):
     ValueError
         Before any work, if the configuration does not fit the data.
 
-    References
-    ----------
-    Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, algorithm 1.
-
     Examples
     --------
     >>> from dmtutor import load
@@ -186,7 +173,7 @@ def default_block(config, real):
         return 16
     images = len(real.classes) * max(config.batch_real, check_ipc_field(config.ipc)[2])
     height, width = real.images.shape[2:]
-    bytes_of_one = config.width * height * width * real.images.element_size()  # the output of the first layer
+    bytes_of_one = config.width * height * width * real.images.dtype.itemsize  # the output of the first layer
     return "all" if images * bytes_of_one <= 2**31 else "class"
 
 

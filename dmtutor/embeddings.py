@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_generator, check_number, check_positive
-from .mmd import BLOCK, Gaussian, check_points
+from .checks import check_generator, check_positive, check_step_size
+from .mmd import BLOCK, check_points
 from .networks import ConvNet
 from .randomness import keyed_generator, root_seed
 
@@ -30,26 +30,18 @@ class RandomFourierFeatures:
     Parameters
     ----------
     dim : int
-        Dimension d of the points.
+        Dimension d of the points, positive.
     features : int
-        D, even: every frequency ξ gives a cosine and a sine.
+        D, positive and even: every frequency ξ gives a cosine and a sine.
     bandwidth : float
-        h > 0, as in `dmtutor.mmd.Gaussian`.
-    generator : torch.Generator
-        On the CPU; draws the frequencies.
+        h > 0 and finite, as in `dmtutor.mmd.Gaussian`. A ValueError if one of these is not so.
+    generator : torch.Generator, on the CPU
+        Draws the frequencies; a TypeError for anything else.
 
     Attributes
     ----------
     frequencies : Tensor (D/2, d)
         The ξ, in float64.
-
-    Raises
-    ------
-    ValueError
-        If ``dim`` or ``features`` is not a positive integer, ``features`` is odd, or ``bandwidth`` is not a positive,
-        finite number.
-    TypeError
-        If ``generator`` is not a ``torch.Generator``.
 
     References
     ----------
@@ -72,8 +64,7 @@ class RandomFourierFeatures:
         check_generator(generator)
         if features % 2:
             raise ValueError(f"features must be even, a cosine and a sine for every frequency; got {features}")
-        check_number("bandwidth", bandwidth)
-        Gaussian(bandwidth)
+        check_step_size("bandwidth", bandwidth)
         self.frequencies = torch.randn(features // 2, dim, generator=generator, dtype=torch.float64) / bandwidth
 
     def __call__(self, x):
@@ -98,21 +89,15 @@ class RandomConvNets:
     Parameters
     ----------
     image_shape : tuple of int
-        (C, H, W); points have d = C · H · W coordinates.
+        (C, H, W); points have d = C · H · W coordinates, finite ones, else a method raises a ValueError.
     networks : int
         R.
     generator : torch.Generator
-        Gives the root of the weights, once. More networks of the same seed are the first ones and then others.
+        Gives the root of the weights, once; a TypeError for anything else. More networks of the same seed are the first
+        ones and then others.
     width, depth, norm, activation, pooling
-        See `dmtutor.ConvNet`. ``norm="batch"`` is refused: its embedding of an image depends on other images.
-
-    Raises
-    ------
-    ValueError
-        If ``networks`` is not a positive integer, ``image_shape`` not three of them, or there is no such network;
-        in a method, if points are not finite, or not of d coordinates.
-    TypeError
-        If ``generator`` is not a ``torch.Generator``.
+        See `dmtutor.ConvNet`; a ValueError if there is no such network. ``norm="batch"`` is refused: its embedding of
+        an image depends on other images.
 
     Examples
     --------
@@ -191,34 +176,23 @@ class RandomConvNets:
 
 @torch.no_grad()
 def class_separability(x, labels, test_x, test_labels, *, kernel):
-    r"""How well a linear function of a kernel's features tells classes apart: accuracy of ridge regression.
+    r"""How well a linear function of a kernel's features tells classes apart: the accuracy of ridge regression on test
+    points, a float.
 
     .. math:: f(z) = \bar y + \sum_i \alpha_i\, k(z, x_i), \qquad \alpha = (k(x, x) + \lambda I)^{-1} (Y - \bar y)
 
-    Y holds the labels as one-hot rows, :math:`\bar y` is their mean, and k is centred, which amounts to an
-    intercept; the largest entry of f is the answer. λ is the one, of seven from 10⁻⁶ to 1 in units of the mean of
-    k(x, x)'s diagonal, with the least squared error when each point is left out in its turn, which has a closed
-    form. So nothing is chosen on the test points, nor by the user.
+    Y holds the labels as one-hot rows, :math:`\bar y` is their mean, and k is centred, which amounts to an intercept;
+    the largest entry of f is the answer. λ is the one, of seven from 10⁻⁶ to 1 in units of the mean of k(x, x)'s
+    diagonal, with the least squared error when each point is left out in its turn, which has a closed form. So nothing
+    is chosen on the test points, nor by the user. A ValueError if shapes or dtypes do not fit, or points are not
+    finite.
 
     Parameters
     ----------
-    x : Tensor (n, d)
-    labels : Tensor (n,), int64
-        In 0 … K−1.
-    test_x : Tensor (m, d)
-    test_labels : Tensor (m,), int64
+    x, test_x : Tensor (n, d) and (m, d)
+    labels, test_labels : Tensor (n,) and (m,), int64, in 0 … K−1
     kernel : callable
         As in `dmtutor.mmd`: (n, d), (m, d) → (n, m). Of features ψ, ``lambda a, b: psi(a) @ psi(b).T``.
-
-    Returns
-    -------
-    float
-        The share of test points that are answered rightly.
-
-    Raises
-    ------
-    ValueError
-        If shapes or dtypes do not fit, or points are not finite.
 
     Examples
     --------

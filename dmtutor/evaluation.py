@@ -32,7 +32,8 @@ from .randomness import keyed_generator, root_seed
 class Recipe:
     """How a network is trained from scratch: SGD on the cross-entropy, one recipe for all sets compared.
 
-    The defaults are quick. :meth:`reference` is the recipe of the condensation papers.
+    The defaults are quick. :meth:`reference` is the recipe of the condensation papers. A ValueError if a field is out
+    of range.
 
     Parameters
     ----------
@@ -56,10 +57,10 @@ class Recipe:
     depth, activation, pooling
         Of the ConvNet alone.
 
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
+    Examples
+    --------
+    >>> Recipe(epochs=10).num_steps(100)  # in batches of 32
+    40
     """
 
     steps: int | None = None
@@ -91,24 +92,20 @@ class Recipe:
         check_number("cutmix", self.cutmix)
         if not 0 <= self.cutmix <= 1:
             raise ValueError(f"cutmix must be in [0, 1]; got {self.cutmix!r}")
-        check_one_of("model", self.model, tuple(MODELS))
+        check_one_of("model", self.model, MODELS)
         others = {} if self.model == "convnet" else {"depth": 3, "activation": "relu", "pooling": "avg"}
         for name, default in others.items():
             if getattr(self, name) != default:
                 raise ValueError(f"{name} must be left out for model={self.model!r}; got {getattr(self, name)!r}")
         network = MODELS[self.model]
-        defaults = {"width": getattr(network, "width", 32), "norm": getattr(network, "norms", ("instance",))[0]}
-        fill(self, **defaults)
+        fill(self, width=getattr(network, "width", 32), norm=getattr(network, "norms", ("instance",))[0])
 
     @classmethod
     def reference(cls, **changes):
         """The published evaluation: ConvNet-3/128, 1,000 epochs of batches of 256, lr 0.01, momentum 0.9.
 
+        As in Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, section 4.1, and its code.
         Another ``model`` has its own width.
-
-        References
-        ----------
-        Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, section 4.1, and its code.
 
         Examples
         --------
@@ -133,24 +130,27 @@ class Recipe:
     def check(self, images):
         """Raise a ValueError if the network can't be built for images of this shape, (n, C, H, W)."""
         if self.model == "convnet":
-            names = ("width", "depth", "norm", "activation", "pooling")
-            check_architecture(images.shape[2:], **{name: getattr(self, name) for name in names})
+            check_architecture(images.shape[2:], **self._architecture)
         else:
             self.network(images[:1], 1, generator=torch.Generator())
 
     def network(self, images, classes, *, generator):
         """A fresh network for images of this shape, (n, C, H, W), on their device and in their dtype."""
-        options = {"width": self.width, "norm": self.norm}
-        if self.model == "convnet":
-            options.update(depth=self.depth, activation=self.activation, pooling=self.pooling)
-        return MODELS[self.model](
-            channels=images.shape[1], image_size=images.shape[2:], classes=classes, generator=generator, **options
-        ).to(images[:0], memory_format=torch.channels_last)
+        network = MODELS[self.model](channels=images.shape[1], image_size=images.shape[2:], classes=classes,
+                                     generator=generator, **self._architecture)
+        return network.to(images[:0], memory_format=torch.channels_last)
+
+    @property
+    def _architecture(self):
+        names = ("width", "norm", "depth", "activation", "pooling")[: 5 if self.model == "convnet" else 2]
+        return {name: getattr(self, name) for name in names}
 
 
 @threads.single_threaded()
 def train_network(train, *, recipe=None, generator, teacher=None):
     """Train one network from scratch; on a CPU by one thread, so that the bits do not depend on how many there are.
+
+    It is returned in evaluation mode: ``embed`` gives its features.
 
     Parameters
     ----------
@@ -158,16 +158,11 @@ def train_network(train, *, recipe=None, generator, teacher=None):
         The set, real or synthetic; stored images are decoded, see :func:`~dmtutor.decode`.
     recipe : Recipe, optional
         By the images' size if left out, see :meth:`Recipe.of`.
-    generator : torch.Generator
-        On the CPU; draws weights, order and augmentation.
+    generator : torch.Generator, on the CPU
+        Draws weights, order and augmentation.
     teacher : torch.nn.Module, optional
         A trained network in evaluation mode: its probabilities for the images, before they are augmented, stand in the
         place of their labels.
-
-    Returns
-    -------
-    torch.nn.Module
-        The recipe's network, in evaluation mode: ``embed`` gives its features.
 
     Examples
     --------
@@ -183,9 +178,8 @@ def train_network(train, *, recipe=None, generator, teacher=None):
     augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
     targets = train.labels if teacher is None else soft_labels(teacher, train)
     network = recipe.network(train.images, len(train.classes), generator=generator)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    options = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
+    optimizer = torch.optim.SGD(network.parameters(), **options)
     steps = recipe.num_steps(len(train))
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, steps // 2)], gamma=0.1)
     for rows in islice(batches(len(train), recipe.batch_size, generator), steps):
@@ -203,8 +197,6 @@ def train_network(train, *, recipe=None, generator, teacher=None):
     return network.eval()
 
 
-@threads.single_threaded()
-@torch.no_grad()
 def correctness(network, test, *, block=100):
     """Which images of a test set a network classifies rightly: Tensor, (n,), bool, on the CPU."""
     return predict(network, test, block=block) == test.labels.cpu()
@@ -224,12 +216,12 @@ def soft_labels(network, data, *, block=100):
 
 
 def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, progress=False):
-    r"""Train ``networks`` networks from scratch on each set and score them on real images.
+    r"""Train ``networks`` networks from scratch on each set and score them on real images: :class:`Accuracies`.
 
     .. math:: y_{ij} = \mu + a_i + e_{ij}, \qquad i = 1 \dots I \text{ sets}, \; j = 1 \dots J \text{ networks}
 
     Network j has the same initial weights, order and augmentation for every set, so that sets are compared under
-    the same luck.
+    the same luck. A ValueError, before any work, if the sets and the test images do not fit together.
 
     Parameters
     ----------
@@ -248,15 +240,6 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
     progress : bool
         Show a progress bar over the networks.
 
-    Returns
-    -------
-    Accuracies
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the sets and the test images do not fit together.
-
     Examples
     --------
     >>> from dmtutor import load, random_subset
@@ -274,8 +257,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
     check_set(test, "test")
     recipe = recipe or Recipe.of(test.images)
     for s in sets:
-        if not isinstance(s, LabeledImages):
-            raise TypeError(f"sets must be LabeledImages; got {s!r}")
+        check_set(s, "sets")
         if (s.images.dtype, s.images.device) != (test.images.dtype, test.images.device):
             raise ValueError(f"test must be of the dtype and on the device of the sets, {s.images.dtype} and "
                              f"{s.images.device}: use test.to(...); got {test.images.dtype} and {test.images.device}")

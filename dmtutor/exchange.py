@@ -4,7 +4,6 @@ import io
 import json
 import re
 import warnings
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -43,28 +42,16 @@ class Cost(NamedTuple):
     rounding: float
 
     def __str__(self):
-        return (
-            f"{self.outside:.1%} of the pixels lie outside [0, 1], from {self.low:.2f} to {self.high:.2f}: changed by "
-            f"{self.clipping:.2g} (root of the mean square over all pixels), the others by {self.rounding:.2g} at most"
-        )
+        return (f"{self.outside:.1%} of the pixels lie outside [0, 1], from {self.low:.2f} to {self.high:.2f}: changed "
+                f"by {self.clipping:.2g} (root of the mean square over all pixels), the others by {self.rounding:.2g} "
+                "at most")
 
 
 def cost(before, after):
-    """Compare a set with what came out of a file, image by image.
+    """Compare a set with what came out of a file, image by image: a `Cost`.
 
-    Parameters
-    ----------
-    before, after : LabeledImages
-        The same images in the same order; they may be normalised differently.
-
-    Returns
-    -------
-    Cost
-
-    Raises
-    ------
-    ValueError
-        If they differ in shape, labels or classes.
+    ``before`` and ``after`` are the same images in the same order, perhaps normalised differently; a ValueError if they
+    differ in shape, labels or classes.
 
     Examples
     --------
@@ -153,22 +140,10 @@ pixels), the others by 0.002 at most
 
 
 def load_exported(path):
-    """Read what :func:`export` wrote, in any of its formats. No code from the file is run.
+    """Read what :func:`export` wrote, in any of its formats: :class:`LabeledImages`. No code from the file is run.
 
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    LabeledImages
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is nothing at ``path``, or it is damaged, or not from :func:`export`.
-    ImportError
-        If the package safetensors is needed and missing.
+    A FileNotFoundError or ValueError if there is nothing at ``path``, or it is damaged, or not from :func:`export`; an
+    ImportError if the package safetensors is needed and missing.
 
     Examples
     --------
@@ -186,11 +161,7 @@ def load_exported(path):
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {str(path)!r}")
     try:
-        content = FORMATS[path.suffix][2](path)
-        tensors = {name: content[name] for name in TENSORS}
-        data = LabeledImages(**tensors, classes=tuple(content["classes"]), meta=content["meta"])
-        if not all(torch.isfinite(t).all() for t in (data.images, data.mean, data.std)):
-            raise ValueError("it holds NaN or infinite numbers")
+        data = LabeledImages.from_dict(FORMATS[path.suffix][2](path))
     except ImportError:
         raise
     except Exception as error:  # each format is damaged in its own ways
@@ -205,12 +176,12 @@ def load_exported(path):
 
 def read_set(path):
     """Read a set, in the format of :meth:`LabeledImages.save` or in any of those of :func:`export`."""
-    data, suffix = None, Path(path).suffix
-    if suffix == ".pt":
-        with suppress(ValueError, OSError):  # as the published code writes it
-            data = load_exported(path)
-    if data is None:
-        data = LabeledImages.load(path) if suffix in (".pt", ".pth") else load_exported(path)
+    try:
+        data = load_exported(path)
+    except (ValueError, OSError):
+        if Path(path).suffix not in (".pt", ".pth"):
+            raise
+        data = LabeledImages.load(path)
     if not len(data):
         raise ValueError(f"a set must hold images; {str(path)!r} has none")
     return data
@@ -273,10 +244,9 @@ def load_published(path, *, like, mean=None, std=None):
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std must be given together; got {mean!r} and {std!r}")
     if mean is None:
-        name = like.meta.get("name") if like.meta.get("built_in", True) else None
-        if name not in PUBLISHED:
-            raise ValueError(f"mean and std are required: the published code has no data set {name!r}")
-        mean, std = PUBLISHED[name]
+        if like.built_in_name not in PUBLISHED:
+            raise ValueError(f"mean and std are required: the published code has no data set {like.built_in_name!r}")
+        mean, std = PUBLISHED[like.built_in_name]
     mean, std = (torch.as_tensor(values, dtype=torch.float32) for values in (mean, std))
     path = Path(path)
     content = _torch_load(path)
@@ -414,8 +384,7 @@ def _read_safetensors(path):
 
 
 def _write_published(data, path):
-    name = data.meta.get("name") if data.meta.get("built_in", True) else None  # a folder may have any name
-    mean, std = (torch.tensor(values) for values in PUBLISHED.get(name, ((), ())))
+    mean, std = (torch.tensor(values) for values in PUBLISHED.get(data.built_in_name, ((), ())))
     if len(mean) == len(data.mean) and not (torch.equal(mean, data.mean) and torch.equal(std, data.std)):
         data = data.normalized_like(replace(data, mean=mean, std=std))
     tensors = _tensors(data.to(dtype=torch.float32))

@@ -146,12 +146,7 @@ def new_folder(path):
 def read(path, keys):
     """Read what :func:`write` wrote, on the CPU, with ``weights_only=True``.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is damaged, if it holds anything but plain types and tensors, or if it lacks one of ``keys``.
+    A ValueError if it is damaged, holds anything but plain types and tensors, or lacks one of ``keys``.
     """
     path = Path(path)
     if not path.is_file():

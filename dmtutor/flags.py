@@ -46,7 +46,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Says a default where there is one to say."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, True, False) else super()._get_help_string(action)
+        silent = action.default is None or isinstance(action.default, bool)
+        return action.help if silent else super()._get_help_string(action)
 
 
 def tell(line):
@@ -57,9 +58,10 @@ def tell(line):
 
 def parser(arguments):
     """The command line. The flags of ``condense`` are read off the configuration of the method that it names."""
-    top = Parser(prog="python -m dmtutor", description="Dataset condensation in one command.")
+    top = Parser(prog="python -m dmtutor", description="Dataset condensation in one command.",
+                 epilog="COMMAND --help lists the flags of a command, condense --method NAME --help those of a method.")
     top.add_argument("--version", action="version", version=__version__)
-    commands = top.commands = top.add_subparsers(dest="command", required=True)
+    commands = top.commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     make = commands.add_parser("condense", formatter_class=Help, help="make a small set, say what it is worth",
                                epilog="torchrun --nproc-per-node N -m dmtutor condense ... shares the classes among N "
@@ -93,8 +95,7 @@ def parser(arguments):
                        help="sets that condense or export wrote; 3 or more, of several seeds, give an interval; "
                             "of sets that were made in several ways the differences are told")
     _data_flags(score, dataset_default=None, more="; the one the set was made of if left out")
-    score.add_argument("--seed", type=int, default=0, help="of the networks")
-    _evaluation_flags(score, "3")
+    _evaluation_flags(score, "3").add_argument("--seed", type=int, default=0, metavar="N", help="of their draws")
 
     out = commands.add_parser("export", formatter_class=Help, help="write a set for other tools",
                               description="Write a set as a folder of PNG (NAME), NAME.npz, NAME.safetensors, or "
@@ -106,16 +107,14 @@ def parser(arguments):
     out.add_argument("output", metavar="NAME[.npz|.safetensors|.pt]", help="what to write")
     out.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     _data_flags(out, dataset_default=None, more="; none is needed to write")
-    out.add_argument("--seed", type=int, default=0, help="of the networks")
-    out.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained")
-    _judge_augment_flag(out)
-    out.add_argument("--networks", type=int, default=3, help="how many networks are trained before and after")
+    judges = _judge_flags(out)
+    judges.add_argument("--networks", type=int, default=3, metavar="N", help="how many before and after")
+    judges.add_argument("--seed", type=int, default=0, metavar="N", help="of their draws")
 
-    tell_of = commands.add_parser("info", help="say what a set is and how it was made")
-    tell_of.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
-
+    info = commands.add_parser("info", help="say what a set is and how it was made")
     draw = commands.add_parser("show", help="draw a set: a PNG to look at")
-    draw.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
+    for command in (info, draw):
+        command.add_argument("file", metavar="S.pt", help="a set that condense or export wrote")
     draw.add_argument("--output", metavar="sheet.png", help="what to write (default: S.pt.png)")
     draw.add_argument("--overwrite", action="store_true", help="replace a file that is no such drawing")
     return top
@@ -150,7 +149,7 @@ def _named_method(arguments):
 def _field_flags(command, method):
     """A flag for each field of a method's configuration; without help where no method is named."""
     words = "--method NAME --help lists them" if method is None else None
-    group = command.add_argument_group("fields of the method's configuration, with their quick defaults", words)
+    group = command.add_argument_group("fields of the method's configuration, each with its [quick default]", words)
     try:
         for name, (kind, meaning) in field_flags((method or METHODS["dm"]).config_type).items():
             shown = meaning if method else argparse.SUPPRESS
@@ -173,12 +172,10 @@ def field_flags(config_type):
     if silent:
         raise ValueError(f"the docstring of {config_type.__name__} must say what each field is, a line 'name : type' "
                          f"under Parameters and a sentence below it; it lacks {', '.join(silent)}")
-    return {f.name: (PARSE.get(kinds[f.name], str), f"{meaning[f.name]} [{_default(f)}]".replace("%", "%%"))
+    words = {None: "by the data and --ipc", MISSING: "required"}  # where there is no number
+    return {f.name: (PARSE.get(kinds[f.name], str),
+                     f"{meaning[f.name]} [{words.get(f.default, f.default)}]".replace("%", "%%"))
             for f in fields(config_type)}
-
-
-def _default(field):
-    return {None: "by the data", MISSING: "required"}.get(field.default, field.default)
 
 
 def _first_sentences(docstring):
@@ -193,36 +190,37 @@ def _first_sentences(docstring):
 
 
 def _data_flags(command, dataset_default, more=""):
-    command.add_argument("--dataset", default=dataset_default, metavar="NAME",
-                         help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{more}")
-    command.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
-    size = "" if dataset_default else "; by default to those of the set"
-    command.add_argument("--size", type=int, help=f"resize the images to size × size{size}")
-    resize = "fit" if dataset_default else "as the set was made"
-    command.add_argument("--resize", choices=RESIZE, help="by cutting off what exceeds the square, or by bars beside "
-                                                          f"the whole image (default: {resize})")
-    command.add_argument("--white", type=int, metavar="N",
-                         help="the value of white where the pictures of a folder have more than 8 bits, 4095 for 12 "
-                              f"(default: {'65535' if dataset_default else 'as the set was made'})")
-    command.add_argument("--skip-broken", action="store_true", help="leave out files that cannot be read")
-    command.add_argument("--device", help="cpu, cuda, …")
+    group = command.add_argument_group("the real images")
+    group.add_argument("--dataset", default=dataset_default, metavar="NAME",
+                       help=f"{', '.join(NAMES)}, the path of an .npz file, or of an image folder{more}")
+    group.add_argument("--root", metavar="DIR", help="where data sets lie, are downloaded to, or decoded")
+    size, resize, white = ("none", "fit", "65535") if dataset_default else ("as the set was made",) * 3
+    group.add_argument("--size", type=int, metavar="N", help=f"resize the images to N × N (default: {size})")
+    group.add_argument("--resize", choices=RESIZE, help="by cutting off what exceeds the square, or by bars beside the "
+                                                        f"whole image (default: {resize})")
+    group.add_argument("--white", type=int, metavar="N", help="the value of white where the pictures of a folder have "
+                                                              f"more than 8 bits, 4095 for 12 (default: {white})")
+    group.add_argument("--skip-broken", action="store_true", help="leave out files that cannot be read")
+    group.add_argument("--device", help="where to work: cpu, cuda, …")
 
 
-def _judge_augment_flag(command):
-    command.add_argument("--judge-augment", metavar="STRATEGY",
-                         help="operations with which networks are trained, on all sets that are compared, as "
-                              "crop_scale_rotate or none (default: those of the data set, whatever the set was "
-                              "condensed with)")
+def _judge_flags(command):
+    group = command.add_argument_group("networks that judge a set")
+    group.add_argument("--recipe", choices=RECIPES, default="quick", help="how they are trained on it")
+    group.add_argument("--judge-augment", metavar="STRATEGY",
+                       help="with which operations, on all sets that are compared, as crop_scale_rotate or none "
+                            "(default: those of the data set, whatever the set was condensed with)")
+    return group
 
 
 def _evaluation_flags(command, default):
-    command.add_argument("--recipe", choices=RECIPES, default="quick", help="how networks are trained on the set")
-    _judge_augment_flag(command)
-    command.add_argument("--networks", type=int, help=f"how many networks are trained on each set (default: {default})")
-    command.add_argument("--random-sets", type=int,
-                         help=f"how many random sets are drawn to compare with, 0 for none (default: {default})")
-    command.add_argument("--model", choices=MODELS, default="convnet", help="the network that is trained on the set")
-    command.add_argument("--whole", action="store_true", help="train networks on all real images, too")
+    group = _judge_flags(command)
+    group.add_argument("--networks", type=int, metavar="N", help=f"how many for each set (default: {default})")
+    group.add_argument("--random-sets", type=int, metavar="N",
+                       help=f"how many random sets are drawn to compare with, 0 for none (default: {default})")
+    group.add_argument("--model", choices=MODELS, default="convnet", help="their architecture")
+    group.add_argument("--whole", action="store_true", help="train as many on all real images, too")
+    return group
 
 
 def _integers(text):

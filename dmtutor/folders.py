@@ -19,31 +19,18 @@ from .arrays import held_out, natural, plain
 from .mapped import fingerprint, mean_and_std
 
 IN_MEMORY = 2**30  # bytes that the images of a part may take as float32, before they stay on disk
-READ = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif")
-FOREIGN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume", "lost+found")  # of systems
+ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif")
+OF_SYSTEMS = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume", "lost+found")  # of systems
 PARTS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
-NAMED = 50  # broken files that an error names at most
+MAX_NAMED = 50  # broken files that an error names at most
 
 
 def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=None):
-    """Decode the images below ``path``.
+    """Decode the images below ``path``, as :func:`~dmtutor.load` describes them, with its ``size``, ``resize``,
+    ``skip_broken`` and ``white``. Without a test part :func:`~dmtutor.arrays.held_out` chooses one by the files' names.
 
-    Parameters
-    ----------
-    path : Path
-        ``train/<class>/*`` beside ``test/<class>/*`` or ``val/<class>/*``, or ``<class>/*``, of which the files' names
-        say which are test images: see :func:`~dmtutor.arrays.held_out`.
-    size : int or None
-        Resize to ``size × size``.
-    cache : Path
-        A part that takes more than :data:`IN_MEMORY` is decoded into a file there, and found again as long as the
-        names, sizes and times of the images are the same.
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
-    skip_broken : bool
-        Leave out images that cannot be read, with a warning, where otherwise all of them are named in an error.
-    white : int, optional
-        The value of white where a number has more than 8 bits, the largest of 16 bits if left out.
+    A part that takes more than :data:`IN_MEMORY` is decoded into a file below the folder ``cache``, and found again as
+    long as the names, sizes and times of the images are the same.
 
     Returns
     -------
@@ -58,7 +45,7 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
     if size is None and len(shape) > 1:
         raise ValueError(f"size is required: the images in {str(path)!r} have {len(shape)} different shapes; to resize "
                          "them, give size=64 (--size 64), say")
-    told = pictures.told_white(levels, white)
+    told = pictures.white_level(levels, white)
     shape = (size, size) if size else next(iter(shape), (1, 1))
     parts = []
     for name, samples in (("train", train), ("test", test)):
@@ -76,8 +63,8 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
 
 
 def _tell_broken(path, broken, total, skip):
-    named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:NAMED]]
-    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:MAX_NAMED]]
+    more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
     told = f"{len(broken)} of {total} images in {str(path)!r} cannot be read: {', '.join(named)}{more}"
     if not skip:
         raise ValueError(f"{told}; mend or delete them, or leave them out by skip_broken=True (--skip-broken)")
@@ -128,7 +115,7 @@ def _find(path):
 def _folders(path):
     """The folders in a folder, in the order of their names, but for hidden ones and those that systems add."""
     try:
-        return sorted((f for f in path.iterdir() if f.is_dir() and not f.name.startswith(FOREIGN)),
+        return sorted((f for f in path.iterdir() if f.is_dir() and not f.name.startswith(OF_SYSTEMS)),
                       key=lambda f: natural(plain(f.name)))
     except PermissionError as error:
         raise ValueError(f"a folder of images must be open to you; {str(path)!r} is not: {error.strerror}") from error
@@ -145,7 +132,7 @@ def _part(path, spellings):
 
 def _is_image(file):
     """Whether it is named as an image and is a file, or a link that leads nowhere: one to be told of."""
-    named = file.suffix.lower() in READ and not file.name.startswith(".")
+    named = file.suffix.lower() in ENDINGS and not file.name.startswith(".")
     return named and (file.is_file() or not file.exists())
 
 
@@ -173,22 +160,19 @@ def _classes(path):
             empty.append(name)
     stray = sorted(file.name for file in path.iterdir() if _is_image(file))
     if not found:
-        why = f"{len(stray)} images lie in it without one" if stray else f"no {', '.join(READ)} was found"
+        why = f"{len(stray)} images lie in it without one" if stray else f"no {', '.join(ENDINGS)} was found"
         raise ValueError(f"name must be a folder with a folder of images for each class; in {str(path)!r} {why}")
     if empty:
-        warnings.warn(f"no images in the class folders {_names(empty)} of {str(path)!r}: skipped", stacklevel=5)
+        warnings.warn(f"no images in the class folders {', '.join(map(repr, empty))} of {str(path)!r}: skipped",
+                      stacklevel=5)
     if stray or other:
         more = ["…"] if len(stray) > 3 else []
         _warn_left_out(path, [*stray[:3], *more, *(f"{n} × {ending}" for ending, n in other.items())])
     twins = [name for name, n in Counter(" ".join(name.lower().split()) for name in found).items() if n > 1]
     if twins:
-        warnings.warn(f"classes of {str(path)!r} differ in upper and lower case or blanks alone: {_names(twins)}",
-                      stacklevel=5)
+        warnings.warn(f"classes of {str(path)!r} differ in upper and lower case or blanks alone: "
+                      f"{', '.join(map(repr, twins))}", stacklevel=5)
     return found
-
-
-def _names(names):
-    return ", ".join(map(repr, names))
 
 
 def _warn_left_out(path, names):
@@ -204,7 +188,7 @@ def _look(files):
     heads, broken = [], {}
     for file in files:
         try:
-            heads.append(pictures.head(file))
+            heads.append(pictures.describe(file))
         except Exception as error:  # Pillow raises a different type for each way in which a file can be broken
             broken[file] = _why(error, file)
     return all(grey for grey, _, _ in heads), {shape for _, shape, _ in heads}, [level for *_, level in heads], broken

@@ -1,6 +1,7 @@
 """Gradient matching: learn a small set on which a network's weights get the gradients that real images give (DC).
 
-With Siamese augmentation it is DSA.
+After Zhao, Mopuri & Bilen, *Dataset Condensation with Gradient Matching*, ICLR 2021. With Siamese augmentation it is
+DSA.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class DCConfig(Config):
     images, ``training_epochs`` times over. ``iterations`` counts the steps on the pixels.
 
     The defaults are quick: minutes on a laptop. :meth:`reference` gives the published setting. Beside the fields of
-    :class:`~dmtutor.steps.Config` there are these; where they follow from ``ipc`` it is its mean.
+    :class:`~dmtutor.steps.Config` there are these; where they follow from ``ipc`` it is its mean. ``norm="batch"`` is
+    refused.
 
     Parameters
     ----------
@@ -40,10 +42,6 @@ class DCConfig(Config):
     lr_img : float, optional
         Step size on the pixels. If None, 64 √ipc / width: the cosine distance sums over rows, whose number grows with
         the width; the root was chosen on validation images, at 1 and 10 per class.
-    augment : str, optional
-        Strategy of :class:`~dmtutor.SiameseAugment`: none for DC. If None, the data set's own.
-    norm : {"instance", "batch", "layer", "group", "none"}
-        Its norm after each convolution. ``"batch"`` is refused.
     steps_per_network : int, optional
         Steps on the pixels before the weights are redrawn. If None, 1 at one image per class and 10 above.
     training_epochs : int
@@ -75,9 +73,8 @@ class DCConfig(Config):
     def __post_init__(self):
         _, ipc, _ = check_ipc_field(self.ipc)
         check_positive("width", self.width)
-        defaults = {"iterations": max(1, round(400 / ipc**0.5)), "lr_img": 64 * ipc**0.5 / self.width,
-                    "steps_per_network": 1 if ipc == 1 else 10}
-        fill(self, **defaults)
+        fill(self, iterations=max(1, round(400 / ipc**0.5)), lr_img=64 * ipc**0.5 / self.width,
+             steps_per_network=1 if ipc == 1 else 10)
         super().__post_init__()
         for name in ("steps_per_network", "training_epochs", "batch_train"):
             check_positive(name, getattr(self, name))
@@ -89,19 +86,12 @@ class DCConfig(Config):
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
-        """The published setting: 1,000 networks of width 128, 256 real images, step size 0.1.
+        """The published setting: 1,000 networks of width 128, 256 real images, step size 0.1 (Zhao et al., section 4.1,
+        and their code).
 
         The loops, (steps per network, epochs of training), are (1, 1) at one image per class, (10, 50) at 10,
-        (50, 10) at 50, and (20, 25), (30, 20), (40, 15) between. DC starts from noise, DSA from real images.
-
-        Raises
-        ------
-        ValueError
-            If no loops are published for this ``ipc`` and they are not given.
-
-        References
-        ----------
-        Zhao, Mopuri & Bilen, *Dataset Condensation with Gradient Matching*, ICLR 2021, section 4.1, and its code.
+        (50, 10) at 50, and (20, 25), (30, 20), (40, 15) between. For another ``ipc`` none are published: a ValueError,
+        unless they are given. DC starts from noise, DSA from real images.
 
         Examples
         --------
@@ -138,37 +128,23 @@ class DSAConfig(DCConfig):
 
 
 def gradient_distance(real, syn, *, distance="cosine"):
-    r"""How far apart two gradients of a network are, layer by layer.
+    r"""How far apart two gradients of a network are, layer by layer: a number, (), differentiable in both.
 
     The cosine distance takes each layer's gradient as a matrix with one row for each output, and sums over rows
     and layers
 
     .. math:: D(A, B) = \sum_{\text{layers}} \sum_i \left( 1 -
-        \frac{\langle A_{i\cdot}, B_{i\cdot} \rangle}{\|A_{i\cdot}\| \, \|B_{i\cdot}\| + 10^{-6}} \right) .
+        \frac{\langle A_{i\cdot}, B_{i\cdot} \rangle}{\|A_{i\cdot}\| \, \|B_{i\cdot}\| + 10^{-6}} \right)
 
-    A gradient of one dimension, such as that of biases, contributes nothing, as in the published code. The squared
-    distance is :math:`\sum \|A - B\|^2` over all gradients, of one dimension too.
+    (Zhao et al., section 3; the term in the denominator is that of their code). A gradient of one dimension, such as
+    that of biases, contributes nothing, as in that code. The squared distance is :math:`\sum \|A - B\|^2` over all
+    gradients, of one dimension too. A ValueError if the two differ in length or shapes, or hold nothing to compare.
 
     Parameters
     ----------
     real, syn : sequence of Tensor
         One gradient for each parameter, of the same shapes: (out, in), (out, in, kH, kW), …
     distance : {"cosine", "squared"}
-
-    Returns
-    -------
-    Tensor, ()
-        Differentiable in both.
-
-    Raises
-    ------
-    ValueError
-        If the two differ in length or shapes, or hold nothing to compare.
-
-    References
-    ----------
-    Zhao, Mopuri & Bilen, *Dataset Condensation with Gradient Matching*, ICLR 2021, section 3; the term in the
-    denominator is that of its code.
 
     Examples
     --------
@@ -194,15 +170,15 @@ def row_distance(a, b):
 
 
 def dc_steps(real, *, config, generator):
-    r"""Gradient matching, one step on the pixels at a time.
+    r"""Gradient matching, one step on the pixels at a time: `DCSteps`, algorithm 1 of Zhao et al.
 
     .. math:: \min_S \; \mathbb{E}_{\theta_0, \omega} \sum_t \sum_c D\bigl(
         \nabla_\theta \ell(A(T_c, \omega), \theta_t),\; \nabla_\theta \ell(A(S_c, \omega), \theta_t) \bigr)
 
     with :math:`\ell` the mean cross-entropy and :math:`\theta_t` the network after t trainings on S, through which no
-    gradient passes. A step draws a
-    network or trains the one it has; for every class it draws a batch of real images and an augmentation that both
-    sides share, and differentiates the distance of the two gradients by the pixels; then it takes one SGD step.
+    gradient passes. A step draws a network or trains the one it has; for every class it draws a batch of real images
+    and an augmentation that both sides share, and differentiates the distance of the two gradients by the pixels; then
+    it takes one SGD step.
 
     Parameters
     ----------
@@ -210,16 +186,7 @@ def dc_steps(real, *, config, generator):
     config : DCConfig
         DC, or DSA if it is a :class:`DSAConfig`.
     generator : torch.Generator
-        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
-
-    Returns
-    -------
-    DCSteps
-        An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations.
-
-    References
-    ----------
-    Zhao, Mopuri & Bilen, *Dataset Condensation with Gradient Matching*, ICLR 2021, algorithm 1.
+        All, and what is returned and raised, as of :func:`~dmtutor.dm_steps`.
 
     Examples
     --------

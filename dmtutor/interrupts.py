@@ -38,16 +38,11 @@ def deferred():
     """
     seen = []
     if sharding.processes() == 1:
-        with handled(interrupt, [number for number in ALL if number != signal.SIGINT]):
+        with handled(signal.default_int_handler, [number for number in ALL if number != signal.SIGINT]):
             yield seen
     else:
         with handled(lambda number, frame: seen.append(number)):
             yield seen
-
-
-def interrupt(number, frame):
-    """What Ctrl-C does."""
-    raise KeyboardInterrupt
 
 
 @contextmanager

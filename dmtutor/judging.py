@@ -8,21 +8,21 @@ import torch
 from .accuracies import t_interval
 from .condensation import METHODS
 from .networks import default_depth
-from .planning import each
+from .planning import class_list
 
-OF_SETS = ("seed", "versions", "config", "ipc", "augment")  # what kinds leave out of the meta, or name otherwise
+OF_ONE_SET = ("seed", "versions", "config", "ipc", "augment")  # what kinds leave out of the meta, or name otherwise
 
 
 def kind(data):
     """How a set was made, {name: value}: what its meta says but for the seed, and its images per class."""
     meta, counts, config = data.meta, data.counts.tolist(), data.meta.get("config") or {}
-    told = {**{name: value for name, value in meta.items() if name not in OF_SETS}, **config,
-            "ipc": counts[0] if len(set(counts)) == 1 else each(data.classes, counts), "counts": counts,
+    told = {**{name: value for name, value in meta.items() if name not in OF_ONE_SET}, **config,
+            "ipc": counts[0] if len(set(counts)) == 1 else class_list(data.classes, counts), "counts": counts,
             "judged with": meta.get("augment")}
     return json.loads(json.dumps(told, default=lambda x: x.tolist() if isinstance(x, torch.Tensor) else str(x)))
 
 
-def changed(data):
+def chosen_fields(data):
     """The fields of a set's configuration that do not follow from the others, from its method and its data: a dict."""
     config, method = data.meta.get("config") or {}, METHODS.get(data.meta.get("method"))
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
@@ -56,18 +56,18 @@ def group(sets):
     return [[members[seed] for seed in sorted(members, key=lambda s: (len(s), s))] for _, members in groups]
 
 
-def told_apart(sets):
+def differing_fields(sets):
     """In words, for a set of each kind, what tells it from the others; of several methods the fields that all have."""
-    kinds, own = list(map(kind, sets)), set().union(*map(changed, sets))
+    kinds, own = list(map(kind, sets)), set().union(*map(chosen_fields, sets))
     follow = set().union(*(data.meta.get("config") or {} for data in sets)) - own
     common = [name for name in kinds[0] if all(name in other for other in kinds)]
     differ = [name for name in common if name not in {"counts", "iteration", "built_in", *follow}
               and any(other[name] != kinds[0][name] for other in kinds)]
     names = {"fingerprint": "images"}
-    return [listed({names.get(name, name): one[name] for name in differ}) for one in kinds]
+    return [in_words({names.get(name, name): one[name] for name in differ}) for one in kinds]
 
 
-def listed(values):
+def in_words(values):
     """Names and values in words: 'method=dm, lr_img=3.5'."""
     return ", ".join(f"{name}={format(v, '.4g') if isinstance(v, float) else v}" for name, v in values.items())
 

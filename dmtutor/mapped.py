@@ -66,12 +66,6 @@ class MappedImages:
     def shape(self):
         return torch.Size((len(self), *self.pixels.shape[1:]))
 
-    def is_floating_point(self):
-        return self.dtype.is_floating_point
-
-    def element_size(self):
-        return self.dtype.itemsize
-
     def __getitem__(self, rows):
         if isinstance(rows, torch.Tensor):
             rows = rows.cpu().numpy()
@@ -127,19 +121,11 @@ def fingerprint(*arrays):
     return made.hexdigest()[:16]
 
 
-def mean_and_std(pixels, *, done=lambda n: None):
+def mean_and_std(pixels):
     """Mean and deviation of every channel of 8-bit images, exactly: from how often each of the 256 values occurs.
 
-    Parameters
-    ----------
-    pixels : array, (n, C, H, W), uint8
-    done : callable
-        Called with the number of images of a part that has been read.
-
-    Returns
-    -------
-    mean, std : Tensor, (C,), float32
-        In units of [0, 1]; a constant channel has a deviation of 1.
+    ``pixels`` is an array, (n, C, H, W), uint8; the two are tensors, (C,), float32, in units of [0, 1]. A constant
+    channel has a deviation of 1.
 
     Examples
     --------
@@ -151,7 +137,6 @@ def mean_and_std(pixels, *, done=lambda n: None):
         part = np.array(pixels[start : start + CHUNK])
         for channel, row in enumerate(counts):
             row += np.bincount(part[:, channel].ravel(), minlength=256)
-        done(len(part))
     values = np.float64(np.arange(256, dtype=np.float32) / np.float32(255))  # as the pixels are read
     shares = counts / counts.sum(1, keepdims=True)
     mean = shares @ values

@@ -3,6 +3,8 @@
 Sets of points are tensors (…, n, d): n points in d dimensions, with any leading dimensions, which broadcast.
 A kernel is any symmetric function of two such sets that returns the matrix of its values, (…, n, m):
 `Linear`, `Gaussian`, or your own, say ``lambda x, y: embed(x) @ embed(y).mT``.
+
+The statistics, the test and the median heuristic are those of Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
 """
 
 import math
@@ -12,7 +14,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_generator, check_number, check_positive
+from .checks import check_generator, check_positive, check_step_size
 
 BLOCK = 512  # a tile of BLOCK² kernel values stays in a processor's cache
 
@@ -38,23 +40,14 @@ class Gaussian:
     """The kernel k(x, y) = exp(−‖x − y‖² / 2h²), or the mean of several with different bandwidths h.
 
     It is characteristic: the MMD of two distributions is zero only if they are equal. scikit-learn's ``gamma`` is
-    1 / 2h².
+    1 / 2h². Squared distances come from a matrix product, about the mean of ``x``. Rounding makes an error of about
+    ε ‖x − x̄‖² / h² in k, with ε the dtype's precision: take float64 where the bandwidth is a tiny part of the points'
+    spread.
 
     Parameters
     ----------
     bandwidth : float, or tuple of float
-        h > 0, in the units of the points. See `median_bandwidth`.
-
-    Raises
-    ------
-    ValueError
-        If a bandwidth is not a positive, finite number.
-
-    Notes
-    -----
-    Squared distances come from a matrix product, about the mean of ``x``. Rounding makes an error of about
-    ε ‖x − x̄‖² / h² in k, with ε the dtype's precision: take float64 where the bandwidth is a tiny part of the
-    points' spread.
+        h > 0 and finite, else a ValueError, in the units of the points. See `median_bandwidth`.
 
     Examples
     --------
@@ -74,9 +67,7 @@ class Gaussian:
         if not self.bandwidths:
             raise ValueError("bandwidth must be at least one number; got none")
         for h in self.bandwidths:
-            check_number("bandwidth", h)
-            if not 0 < h < math.inf:
-                raise ValueError(f"bandwidth must be positive and finite; got {h!r}")
+            check_step_size("bandwidth", h)
 
     @property
     def bandwidths(self):
@@ -106,30 +97,17 @@ def squared_distances(x, y):
 
 
 def median_bandwidth(x, y, *, points=1000):
-    """The median heuristic: the median distance between two different points of both sets together.
+    """The median heuristic, a float: the median distance between two different points of both sets together.
 
-    A scale at which a Gaussian kernel tells near from far. It knows nothing about where the sets differ, so it
-    can be far from the best bandwidth.
+    A scale at which a Gaussian kernel tells near from far. It knows nothing about where the sets differ, so it can be
+    far from the best bandwidth. A ValueError if the sets are not of one dimension and dtype, hold a NaN, or more than
+    half of all distances are zero.
 
     Parameters
     ----------
-    x : Tensor (n, d)
-    y : Tensor (m, d)
+    x, y : Tensor (n, d) and (m, d)
     points : int
         Of larger sets only so many points are used, evenly spaced in the order given.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If the sets are not of one dimension and dtype, hold a NaN, or more than half of all distances are zero.
-
-    References
-    ----------
-    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
 
     Examples
     --------
@@ -154,16 +132,14 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
 
     ``MMD²(P, Q) = E k(x, x′) − 2 E k(x, y) + E k(y, y′)``, the squared distance of the mean embeddings of P and
     Q. The *V-statistic* (the default) takes each mean over all pairs, points with themselves included: it is
-    the exact MMD² of the two sets as they are, and never negative. The *U-statistic* (``unbiased=True``) leaves
-    out the pairs i = i: it is right on average for the distributions that the sets were drawn from, and may be
-    negative.
+    the exact MMD² of the two sets as they are, and never negative. The *U-statistic* (``unbiased=True``; lemma 6 of
+    Gretton et al.) leaves out the pairs i = i: it is right on average for the distributions that the sets were drawn
+    from, and may be negative.
 
     Parameters
     ----------
-    x : Tensor (…, n, d)
-        Floating point.
-    y : Tensor (…, m, d)
-        Of x's dtype and device. Leading dimensions broadcast.
+    x, y : Tensor (…, n, d) and (…, m, d)
+        Floating point, of one dtype and device. Leading dimensions broadcast.
     kernel : callable
         A symmetric kernel, (…, n, d), (…, m, d) → (…, n, m).
     unbiased : bool
@@ -185,10 +161,6 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
     TypeError
         If ``x`` or ``y`` is not a tensor.
 
-    References
-    ----------
-    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, lemma 6.
-
     Examples
     --------
     >>> x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])
@@ -200,9 +172,7 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
     check_points(x=x, y=y)
     check_positive("block", block)
     if unbiased:
-        for name, n in (("x", x.shape[-2]), ("y", y.shape[-2])):
-            if n < 2:
-                raise ValueError(f"{name} must hold at least two points for the unbiased estimator; got {n}")
+        check_pairs(x=x, y=y)
     xx = _mean_embedding(x, x, kernel, block, skip_self=unbiased).mean(-1)
     xy = _mean_embedding(x, y, kernel, block).mean(-1)
     yy = _mean_embedding(y, y, kernel, block, skip_self=unbiased).mean(-1)
@@ -210,7 +180,7 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
 
 
 def witness(points, x, y, *, kernel, block=BLOCK):
-    """The function that shows the difference of two sets: of x and y smoothed by the kernel, x less y.
+    """The function that shows the difference of two sets, (…, p): of x and y smoothed by the kernel, x less y.
 
     ``f(z) = mean_i k(z, x_i) − mean_j k(z, y_j)``. Divided by MMD it has norm 1, and no function of norm 1 has a
     larger difference of means. ``f(x).mean() − f(y).mean() = MMD²`` (the V-statistic).
@@ -219,20 +189,8 @@ def witness(points, x, y, *, kernel, block=BLOCK):
     ----------
     points : Tensor (…, p, d)
         Where f is evaluated.
-    x : Tensor (…, n, d)
-    y : Tensor (…, m, d)
-    kernel : callable
-    block : int
-        As in `mmd2`.
-
-    Returns
-    -------
-    Tensor (…, p)
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `mmd2`.
+    x, y, kernel, block
+        As of `mmd2`, whose errors are raised, too.
 
     Examples
     --------
@@ -259,7 +217,7 @@ class TwoSampleTest:
 
 @torch.no_grad()
 def two_sample_test(x, y, *, kernel, permutations=999, generator):
-    """Test whether two samples come from one distribution: could their MMD² be chance?
+    """Test whether two samples come from one distribution: could their MMD² be chance? A `TwoSampleTest`.
 
     If they do, all ways to divide the pooled points into such sides are equally likely. The p-value is the share
     of divisions, the given one included, whose MMD² is at least as large: under the null hypothesis it is at most α
@@ -270,32 +228,20 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
 
     Parameters
     ----------
-    x : Tensor (…, n, d)
-        n ≥ 2.
-    y : Tensor (…, m, d)
-        m ≥ 2, of x's leading dimensions: one test for each of them, all with the same permutations.
+    x, y : Tensor (…, n, d) and (…, m, d)
+        n, m ≥ 2, with the same leading dimensions: one test for each of them, all with the same permutations. What does
+        not fit, or is NaN, is an error as of `mmd2`.
     kernel : callable
         Evaluated once on the n + m points; the matrix is kept, in float64.
     permutations : int
-    generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    TwoSampleTest
-
-    Raises
-    ------
-    ValueError
-        If shapes, dtypes or devices do not fit, a set has fewer than two points or holds a NaN, or
-        ``permutations`` is not a positive integer.
-    TypeError
-        If ``x`` or ``y`` is not a tensor, or ``generator`` not a ``torch.Generator``.
+        Positive, else a ValueError.
+    generator : torch.Generator, on the CPU
+        A TypeError for anything else.
 
     References
     ----------
-    Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012. Phipson & Smyth, *Permutation P-values Should Never Be
-    Zero*, Statistical Applications in Genetics and Molecular Biology 2010.
+    Phipson & Smyth, *Permutation P-values Should Never Be Zero*, Statistical Applications in Genetics and Molecular
+    Biology 2010.
 
     Examples
     --------
@@ -308,11 +254,10 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
     check_points(x=x, y=y)
     check_positive("permutations", permutations)
     check_generator(generator)
+    check_pairs(x=x, y=y)
     n, m = x.shape[-2], y.shape[-2]
     if x.shape[:-2] != y.shape[:-2]:
         raise ValueError(f"y must have x's leading dimensions {tuple(x.shape[:-2])}; got {tuple(y.shape[:-2])}")
-    if min(n, m) < 2:
-        raise ValueError(f"{'x' if n < 2 else 'y'} must hold at least two points; got {min(n, m)}")
     pooled = torch.cat([x, y], -2)
     k = kernel(pooled, pooled).double()  # (…, n + m, n + m)
 
@@ -337,7 +282,7 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
 
 
 def mmd2_of_gaussians(mean_x, cov_x, mean_y, cov_y, *, kernel):
-    """Exact MMD² of two normal distributions under a Gaussian kernel: what estimates are checked against.
+    """Exact MMD², (…), of two normal distributions under a Gaussian kernel: what estimates are checked against.
 
     For x ~ N(m, A) and y ~ N(m′, B) independent,
     ``E k(x, y) = det(I + (A + B)/h²)^(−1/2) · exp(−½ δᵀ (A + B + h² I)⁻¹ δ)`` with δ = m − m′.
@@ -346,19 +291,9 @@ def mmd2_of_gaussians(mean_x, cov_x, mean_y, cov_y, *, kernel):
     ----------
     mean_x, mean_y : Tensor (…, d)
     cov_x, cov_y : Tensor (…, d, d)
-        Symmetric, positive semi-definite.
+        Symmetric, positive semi-definite, else a ValueError, as where shapes do not fit.
     kernel : Gaussian
-
-    Returns
-    -------
-    Tensor (…)
-
-    Raises
-    ------
-    TypeError
-        If ``kernel`` is not a `Gaussian`.
-    ValueError
-        If shapes do not fit, or a covariance is not symmetric and positive semi-definite.
+        A TypeError for another.
 
     Examples
     --------
@@ -415,6 +350,13 @@ def check_points(**points):
     for name, x in points.items():
         if not x.isfinite().all():
             raise ValueError(f"{name} must be finite; got {int((~x.isfinite()).sum())} coordinates NaN or infinite")
+
+
+def check_pairs(**points):
+    """Raise a ValueError if a set has not two points, of which an unbiased estimate has need."""
+    for name, x in points.items():
+        if x.shape[-2] < 2:
+            raise ValueError(f"{name} must hold at least two points for an unbiased estimate; got {x.shape[-2]}")
 
 
 def _mean_embedding(points, x, kernel, block, skip_self=False):

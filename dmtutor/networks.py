@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from .checks import check_generator, check_positive
+from .checks import check_generator, check_one_of, check_positive
 
 ACTIVATIONS = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU, "sigmoid": nn.Sigmoid, "swish": nn.SiLU}
 POOLINGS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d, "none": None}
@@ -46,8 +46,7 @@ class Network(nn.Module):
 
         Parameters
         ----------
-        generator : torch.Generator
-            On the CPU.
+        generator : torch.Generator, on the CPU
         """
         self.load_parameters(self.draw_parameters(generator=generator))
 
@@ -84,9 +83,10 @@ class ConvNet(Network):
     .. math:: \psi_\vartheta : \mathbb{R}^{C \times H \times W} \to \mathbb{R}^{d'}, \qquad
         f_\vartheta(x) = W \psi_\vartheta(x) + b
 
-    At its defaults it is the network of the dataset condensation papers: three blocks of width 128,
-    "instance norm" (a ``GroupNorm`` with one channel per group, affine), ReLU, average pooling, and PyTorch's
-    default initialisation. On images of 28×28 the first convolution pads by three, as there: its maps are 32×32.
+    At its defaults it is the network of the dataset condensation papers: three blocks of width 128, "instance norm" (a
+    ``GroupNorm`` with one channel per group, affine), ReLU, average pooling, and PyTorch's default initialisation. On
+    images of 28×28 the first convolution pads by three, as there: its maps are 32×32. A ValueError if a name is
+    unknown, a size is not positive, or the images are too small for ``depth`` poolings.
 
     Parameters
     ----------
@@ -101,18 +101,13 @@ class ConvNet(Network):
     norm : {"instance", "batch", "layer", "group", "none"}
     activation : {"relu", "leakyrelu", "sigmoid", "swish"}
     pooling : {"avg", "max", "none"}
-    generator : torch.Generator
-        On the CPU; draws the weights. The global generator is neither read nor advanced.
+    generator : torch.Generator, on the CPU
+        Draws the weights. The global generator is neither read nor advanced.
 
     Attributes
     ----------
     embedding_dim : int
         :math:`d'`, 2,048 at the defaults on 28×28 and 32×32 images: not small beside 784 or 3,072 pixels.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown, a size is not positive, or the images are too small for ``depth`` poolings.
 
     References
     ----------
@@ -129,9 +124,7 @@ class ConvNet(Network):
     def __init__(self, *, channels, image_size, classes=10, width=128, depth=3, norm="instance",
                  activation="relu", pooling="avg", generator):
         super().__init__()
-        side = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
-        for name, value in (("channels", channels), ("classes", classes), *(("image_size", s) for s in side)):
-            check_positive(name, value)
+        side = checked_sides(image_size, channels=channels, classes=classes)
         check_architecture(side, width=width, depth=depth, norm=norm, activation=activation, pooling=pooling)
         padded = side == (28, 28)
         side = (32, 32) if padded else side
@@ -155,21 +148,22 @@ class ConvNet(Network):
 class Judge(Network):
     """A network that trains on a set to say what it is worth: ``layers`` makes its features, of any image size.
 
+    A ValueError if a size is not positive, the norm is not one of the network's, or the images are too small.
+
     Parameters
     ----------
-    channels, image_size, classes
+    channels, image_size, classes, generator
         As for :class:`~dmtutor.ConvNet`.
     width : int, optional
         Scales the channels of all layers; as published if None.
     norm : str, optional
         One of ``norms``; the first if None.
-    generator : torch.Generator
-        On the CPU; draws the weights. The global generator is neither read nor advanced.
 
-    Raises
-    ------
-    ValueError
-        If a size is not positive, the norm is not one of the network's, or the images are too small.
+    Examples
+    --------
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> {kind: MODELS[kind](channels=1, image_size=32, width=8, generator=draw).embedding_dim for kind in MODELS}
+    {'convnet': 128, 'lenet': 112, 'mlp': 8, 'alexnet': 192, 'vgg11': 64, 'resnet18': 64}
     """
 
     width: ClassVar[int]
@@ -177,11 +171,8 @@ class Judge(Network):
 
     def __init__(self, *, channels, image_size, classes=10, width=None, norm=None, generator):
         super().__init__()
-        side = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
         width, norm, name = width or self.width, norm or self.norms[0], type(self).__name__
-        sizes = ("channels", channels), ("classes", classes), ("width", width), *(("image_size", s) for s in side)
-        for what, value in sizes:
-            check_positive(what, value)
+        side = checked_sides(image_size, channels=channels, classes=classes, width=width)
         if norm not in self.norms:
             raise ValueError(f"norm must be {' or '.join(self.norms)} for {name}; got {norm!r}")
         with torch.device("meta"):  # shapes without numbers: nothing is drawn here
@@ -217,16 +208,13 @@ class MLP(Judge):
     width = 128
 
     def layers(self, channels, width, norm, extra):
-        first = nn.LazyLinear(width)
-        return [nn.Flatten(), first, nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+        return [nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
 
 
 class LeNet(Judge):
     """LeNet-5 with ReLU and maximum pooling: two 5×5 convolutions of ``width`` and 8/3 as many channels, then layers of
     120 and 84 units.
 
-    References
-    ----------
     LeCun et al., *Gradient-Based Learning Applied to Document Recognition*, Proceedings of the IEEE 1998.
     """
 
@@ -242,11 +230,8 @@ class LeNet(Judge):
 class AlexNet(Judge):
     """AlexNet for small images: five convolutions, three poolings, one linear layer, no dropout and no norm.
 
-    The channels are ``width`` times 1, 3/2, 2, 3/2, 3/2; the kernels 5×5 in the first two, then 3×3.
-
-    References
-    ----------
-    Krizhevsky, Sutskever & Hinton, *ImageNet Classification with Deep Convolutional Neural Networks*, NeurIPS 2012.
+    The channels are ``width`` times 1, 3/2, 2, 3/2, 3/2; the kernels 5×5 in the first two, then 3×3. Krizhevsky,
+    Sutskever & Hinton, *ImageNet Classification with Deep Convolutional Neural Networks*, NeurIPS 2012.
     """
 
     width = 128
@@ -261,11 +246,8 @@ class AlexNet(Judge):
 class VGG11(Judge):
     """VGG-11 for small images: eight 3×3 convolutions with norm, five poolings, one linear layer.
 
-    The channels are ``width`` times 1, 2, 4, 4, 8, 8, 8, 8.
-
-    References
-    ----------
-    Simonyan & Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, ICLR 2015, table 1, A.
+    The channels are ``width`` times 1, 2, 4, 4, 8, 8, 8, 8. Simonyan & Zisserman, *Very Deep Convolutional Networks for
+    Large-Scale Image Recognition*, ICLR 2015, table 1, A.
     """
 
     width = 64
@@ -283,11 +265,8 @@ class VGG11(Judge):
 class ResNet18(Judge):
     """torchvision's ResNet-18 for small images: a 3×3 convolution of step 1 at the start, and no pooling after it.
 
-    Four stages of two of torchvision's basic blocks, with ``width`` times 1, 2, 4, 8 channels.
-
-    References
-    ----------
-    He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016.
+    Four stages of two of torchvision's basic blocks, with ``width`` times 1, 2, 4, 8 channels. He et al., *Deep
+    Residual Learning for Image Recognition*, CVPR 2016.
     """
 
     width = 64
@@ -302,12 +281,12 @@ class ResNet18(Judge):
         layers = [nn.Conv2d(channels, width, 3, padding=1 + extra, bias=False), new_norm(width), nn.ReLU()]
         inputs = width
         for stage in range(4):
-            outputs, stride = width * 2**stage, 2 if stage else 1
-            shortcut = None
+            outputs, stride, shortcut = width * 2**stage, 1, None
             if stage:
+                stride = 2
                 shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), new_norm(outputs))
-            layers.append(BasicBlock(inputs, outputs, stride, shortcut, norm_layer=new_norm))
-            layers.append(BasicBlock(outputs, outputs, norm_layer=new_norm))
+            layers += [BasicBlock(inputs, outputs, stride, shortcut, norm_layer=new_norm),
+                       BasicBlock(outputs, outputs, norm_layer=new_norm)]
             inputs = outputs
         return [*layers, nn.AdaptiveAvgPool2d(1)]
 
@@ -328,14 +307,21 @@ def default_depth(image_size):
     return max(3, min(image_size).bit_length() - 3)
 
 
+def checked_sides(image_size, **sizes):
+    """Height and width by an integer or a pair; a ValueError if they, or other sizes, are no positive integers."""
+    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
+    for name, value in (*sizes.items(), *(("image_size", side) for side in sides)):
+        check_positive(name, value)
+    return sides
+
+
 def check_architecture(image_size, *, width, depth, norm, activation, pooling):
     """Raise a ValueError for a network that cannot be built: called before any work starts."""
-    for name, value, known in (("norm", norm, NORMS), ("activation", activation, ACTIVATIONS),
-                               ("pooling", pooling, POOLINGS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-    for name, value in (("width", width), ("depth", depth)):
-        check_positive(name, value)
+    check_one_of("norm", norm, NORMS)
+    check_one_of("activation", activation, ACTIVATIONS)
+    check_one_of("pooling", pooling, POOLINGS)
+    check_positive("width", width)
+    check_positive("depth", depth)
     if norm == "group" and width % 4:
         raise ValueError(f"width must be a multiple of 4 for norm='group'; got {width}")
     if pooling != "none" and min(image_size) >> depth < 1:

@@ -21,34 +21,22 @@ def _pad(image, size):
 RESIZE = {"fit": ImageOps.fit, "pad": _pad}
 
 
-def head(file):
-    """What can be told of a file without decoding it, or nearly.
+def describe(file):
+    """What can be told of a file without decoding it, or nearly: whether it has no colour, height and width of the
+    upright picture, and what :func:`brightness` says.
 
-    Returns
-    -------
-    grey : bool
-        Whether the picture has no colour.
-    shape : (int, int)
-        Height and width of the upright picture.
-    bright : int or None
-        Where a number has 16 bits, what 99 % of the pixels are below: a single hot one does not count.
-
-    Raises
-    ------
-    ValueError
-        If the mode of the picture is none that can be read.
-    OSError
-        If it is no picture.
+    A ValueError if its mode is none that can be read, an OSError if it is no picture.
     """
     with warnings.catch_warnings(), Image.open(file) as image:
         warnings.simplefilter("ignore")  # of size, palettes and the like
         check(image)
-        width, height = reversed(image.size) if turned(image) else image.size
-        return image.mode in GREY, (height, width), bright(image)
+        width, height = reversed(image.size) if is_sideways(image) else image.size
+        return image.mode in GREY, (height, width), brightness(image)
 
 
-def bright(image):
-    """Of a picture with 16 bits a number what 99 % of its pixels are below; of another None."""
+def brightness(image):
+    """Of a picture with 16 bits a number what 99 % of its pixels are below, for a single hot one does not count; of
+    another None."""
     if image.mode in DEEP:
         return int(np.percentile(_deep(image), 99, method="lower"))
     if _rounded(image):
@@ -69,15 +57,10 @@ def _rounded(image):
     return image.mode not in DEEP and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
-def told_white(levels, white):
+def white_level(levels, white):
     """The value of white of a data set, None if it has no picture of 16 bits; with a warning if it may be another.
 
-    Parameters
-    ----------
-    levels : list of int or None
-        What :func:`bright` says of each picture.
-    white : int or None
-        What the caller says.
+    ``levels`` are what :func:`brightness` says of each picture, and ``white`` is what the caller says.
     """
     levels = [level for level in levels if level is not None]
     if levels and white is None and max(levels) < FULL // 4:
@@ -94,11 +77,11 @@ def check(image):
         raise ValueError(f"it holds {frames} pictures, not one")
     if image.mode == "F":
         raise ValueError("its pixels are floating, which have no known white: store 8 or 16 bits")
-    if image.format == "TIFF" and turned(image):
+    if image.format == "TIFF" and is_sideways(image):
         raise ValueError("it is a TIFF that lies on its side, which Pillow does not always turn: store it upright")
 
 
-def turned(image):
+def is_sideways(image):
     """Whether a picture lies on its side, as its camera says.
 
     A PNG tells so here if it does before its pixels; to look behind them would be to decode it.
@@ -107,7 +90,7 @@ def turned(image):
     return exif.get(ExifTags.Base.Orientation, 1) > 4
 
 
-def flat(image, white=None):
+def to_8_bits(image, white=None):
     """A picture of any mode as one of mode L or RGB: upright, what is transparent on white.
 
     ``white`` is the value of white in a picture of more than 8 bits, the largest of 16 bits if None.
@@ -131,28 +114,14 @@ def flat(image, white=None):
 
 
 def read(file, grey, shape, resize, white=None):
-    """The pixels of a file.
+    """The pixels of a file: an array, (C, H, W), uint8, with one channel if ``grey``, else three.
 
-    Parameters
-    ----------
-    file : path
-    grey : bool
-        Whether to make a picture of one channel.
-    shape : (int, int)
-        Height and width to bring it to.
-    resize : {"fit", "pad"} or None
-        How, see :func:`resized`. None: it must have that shape.
-    white : int, optional
-        As of :func:`flat`.
-
-    Returns
-    -------
-    array, (C, H, W), uint8
-        C is 1 or 3.
+    It is brought to ``shape``, height and width, as :func:`resized` does, or must have it where ``resize`` is None.
+    ``white`` is as of :func:`to_8_bits`.
     """
     with warnings.catch_warnings(), Image.open(file) as image:
         warnings.simplefilter("ignore")
-        image = flat(image, white).convert("L" if grey else "RGB")
+        image = to_8_bits(image, white).convert("L" if grey else "RGB")
         if image.size != shape[::-1]:
             if resize is None:
                 raise ValueError(f"it is {image.height}×{image.width}, not {shape[0]}×{shape[1]}")
@@ -162,12 +131,8 @@ def read(file, grey, shape, resize, white=None):
 
 
 def resized(channels, size, resize):
-    """One image, (C, H, W), uint8 or floating in [0, 1], as (C, size, size).
-
-    Parameters
-    ----------
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
+    """One image, (C, H, W), uint8 or floating in [0, 1], as (C, size, size): by ``resize="fit"`` without what exceeds
+    the square, by ``"pad"`` whole, between black bars.
 
     Examples
     --------

@@ -10,8 +10,8 @@ from . import sharding, threads
 from .decoding import decode
 from .evaluation import correctness, train_network
 
-ENOUGH = 1.0  # seconds of measuring after which no further step is taken
-SCORED = 300  # test images on which the time of a score is measured
+MEASURED_SECONDS = 1.0  # seconds of measuring after which no further step is taken
+SCORED_IMAGES = 300  # test images on which the time of a score is measured
 
 
 def step_seconds(steps):
@@ -22,7 +22,7 @@ def step_seconds(steps):
     trial = steps.trial()
     places = [i * (len(steps) - 1) // 4 for i in range(5)]
     spent = []  # the first one warms up, and does not count
-    while len(spent) < 2 or (len(spent) <= 20 and sum(spent[1:]) < ENOUGH):
+    while len(spent) < 2 or (len(spent) <= 20 and sum(spent[1:]) < MEASURED_SECONDS):
         trial.iteration = places[len(spent) % 5]
         start = perf_counter()
         float(next(trial).loss)
@@ -39,23 +39,13 @@ def pool_seconds(steps):
 
 
 def judge_seconds(data, test, recipe, networks):
-    """Seconds that it takes to train and score so many networks.
+    """Seconds that it takes to train so many networks, on all sets together, by a `Recipe` and to score them.
 
-    Parameters
-    ----------
-    data, test : LabeledImages
-        A set of the size of those that will be judged, and the test images.
-    recipe : Recipe
-    networks : int
-        On all sets together.
-
-    Returns
-    -------
-    float
+    ``data`` is a set of the size of those that will be judged, and ``test`` the images to score them on.
     """
     data, device = decode(data), test.images.device
     at_once = min(torch.get_num_threads(), networks) if device.type == "cpu" else 1
-    scored = test.select(torch.arange(min(SCORED, len(test))))
+    scored = test.select(torch.arange(min(SCORED_IMAGES, len(test))))
 
     def train(steps):
         start = perf_counter()
@@ -67,7 +57,7 @@ def judge_seconds(data, test, recipe, networks):
     def judge(_):
         _, first = train(1)
         _, short = train(1)
-        more = max(1, min(20, int(ENOUGH / first)))
+        more = max(1, min(20, int(MEASURED_SECONDS / first)))
         network, long = train(1 + more)
         start = perf_counter()
         correctness(network, scored)
@@ -79,12 +69,12 @@ def judge_seconds(data, test, recipe, networks):
     return sum(seconds) / at_once * math.ceil(networks / at_once)
 
 
-def about(seconds):
+def duration(seconds):
     """A duration in words.
 
     Examples
     --------
-    >>> [about(s) for s in (0.2, 47, 100, 5000, 100_000)]
+    >>> [duration(s) for s in (0.2, 47, 100, 5000, 100_000)]
     ['1 s', '47 s', '1 min 40 s', '1 h 23 min', '27 h 47 min']
     """
     s = max(1, round(seconds))
@@ -115,16 +105,16 @@ def what_was_read(train, test):
     white = f", white {train.meta['white']}" if "white" in train.meta else ""
     also = f" ({twins} of them training images, too)" if twins else ""
     return (f"{len(train):,} training and {len(test):,} test images{also}, {len(counts)} classes{sizes} "
-            f"({each(train.classes, counts)}), "
+            f"({class_list(train.classes, counts)}), "
             f"{height}×{width} {'grey' if channels == 1 else 'RGB'}{white}")
 
 
-def each(classes, counts):
+def class_list(classes, counts):
     """The classes, with their numbers where these differ: all of up to 12, of more the first and the last.
 
     Examples
     --------
-    >>> each(["cat", "dog"], [3, 3]), each(["cat", "dog"], [3, 4])
+    >>> class_list(["cat", "dog"], [3, 3]), class_list(["cat", "dog"], [3, 4])
     ('cat, dog', 'cat 3, dog 4')
     """
     names = [" ".join(name.split()) for name in classes]

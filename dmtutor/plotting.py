@@ -1,4 +1,8 @@
-"""Figures: Axes in, Axes out. Without an ``ax`` each function makes its own, in the book's style."""
+"""Figures: Axes in, Axes out.
+
+`image_grid`, `curve`, `accuracy_ladder` and `confusion_matrix` draw into ``ax``, a `matplotlib.axes.Axes`, or if it is
+left out into one of their own in the book's style, and return it.
+"""
 
 import io
 import math
@@ -11,9 +15,9 @@ import torch
 from PIL import Image
 
 from . import files
+from .accuracies import t_interval
 from .data import LabeledImages
 from .decoding import decode
-from .evaluation import t_interval
 
 PAPER, INK = "#fcfbf8", "#222222"
 
@@ -79,20 +83,11 @@ def image_grid(images, ax=None, *, columns=None):
     Parameters
     ----------
     images : LabeledImages, or Tensor (n, C, H, W)
-        A tensor holds pixels in [0, 1]; C is 1 or 3.
+        A tensor holds pixels in [0, 1]; C is 1 or 3. A TypeError or ValueError for others, for none and for NaN.
     ax : matplotlib.axes.Axes, optional
     columns : int, optional
         Images in a row. Default: the images of a class, or all the classes of a set with one image each if
         they are at most 10; of n > 10 other images ⌈√n⌉.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``images`` is of another type or shape, is empty or holds a NaN, or if ``columns`` is below 1.
 
     Examples
     --------
@@ -109,8 +104,7 @@ def image_grid(images, ax=None, *, columns=None):
         room = 0.2 + 0.1 * max(map(len, getattr(images, "classes", [""])))  # for the names
         ax = new_axes(figsize=(cell * columns + room, cell * rows * height / width + room))
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
+    bare(ax)
     ax.set(xticks=[], yticks=[])
     if per_class == 1 and rows == 1:
         long = max(map(len, images.classes)) > 6
@@ -129,22 +123,19 @@ def image_grid(images, ax=None, *, columns=None):
 
 
 def contact_sheet(data, path, *, title="", most=10):
-    """Write a set as a PNG to look at: a row for each class, with its name, of at most 100.
+    """Write a set as a PNG to look at, and say in words what it shows: a row for each class, with its name, of at most
+    100, with the first ``most`` images of it.
 
-    Parameters
-    ----------
-    data : LabeledImages
-        Of images with several in the pixels of one, each is shown.
-    path : path
-    title : str
-        What stands above them; how many pixels were clamped to [0, 1] is added.
-    most : int
-        Images of a class at most, the first ones.
+    Of images with several in the pixels of one, each is shown. ``title`` stands above them; how many pixels were
+    clamped to [0, 1] is added.
 
-    Returns
-    -------
-    str
-        What the file shows, in words.
+    Examples
+    --------
+    >>> import tempfile
+    >>> from dmtutor import results
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     contact_sheet(results.images("mnist5k_dm_1"), f"{folder}/digits.png")
+    'an image of each class, 81.9% of the pixels lie outside [0, 1] and are clamped'
     """
     k = min(100, len(data.classes))
     rows = [rows[:most] for rows in data.rows_of_class[:k]]
@@ -184,8 +175,8 @@ def is_sheet(path):
 def curve(x, values, ax=None, *, label, color=None):
     """Draw a curve, of several runs their mean with a band.
 
-    The band is Student's 95 % interval of the mean over runs, mean ± t₀.₉₇₅(runs − 1) · s / √runs, at each
-    x apart. Scales, labels and legend are the caller's.
+    The band is Student's 95 % interval of the mean over runs, mean ± t₀.₉₇₅(runs − 1) · s / √runs, at each x apart.
+    Scales, labels and legend are the caller's. A ValueError if ``values`` does not fit ``x``.
 
     Parameters
     ----------
@@ -197,15 +188,6 @@ def curve(x, values, ax=None, *, label, color=None):
         dashed.
     color : optional
         Any colour of matplotlib's.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    ValueError
-        If ``values`` does not fit ``x``.
 
     Examples
     --------
@@ -235,17 +217,9 @@ def accuracy_ladder(results, ax=None):
     Parameters
     ----------
     results : dict of str to Accuracies
-        Drawn from the top in this order. A name that starts with one in ``COLORS`` has that method's colour.
+        At least one. Drawn from the top in this order. A name that starts with one in ``COLORS`` has that method's
+        colour.
     ax : matplotlib.axes.Axes, optional
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    ValueError
-        If ``results`` is empty.
 
     Examples
     --------
@@ -287,17 +261,8 @@ def confusion_matrix(result, ax=None):
     Parameters
     ----------
     result : Accuracies
-        Of :func:`~dmtutor.evaluate`; a stored one does not know what was seen.
+        Of :func:`~dmtutor.evaluate`; a stored one does not know what was seen, and is a ValueError.
     ax : matplotlib.axes.Axes, optional
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    ValueError
-        If the result does not know the predictions.
 
     Examples
     --------
@@ -320,8 +285,7 @@ def confusion_matrix(result, ax=None):
     every = range(0, len(names), math.ceil(len(names) / 25))  # more names would not be legible
     ax.set_xticks(every, [names[c] for c in every], rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(every, [names[c] for c in every])
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
+    bare(ax)
     ax.set(xlabel="seen as", ylabel="class")
     return ax
 
@@ -357,6 +321,12 @@ def arrange(images, columns=None):
     if columns is None:
         columns = per_class if per_class and per_class > 1 else n if n <= 10 else math.ceil(math.sqrt(n))
     return pixels, min(columns, n), per_class
+
+
+def bare(ax):
+    """No frame and no ticks: the picture has edges of its own."""
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
 
 
 def new_axes(**figure):

@@ -9,28 +9,19 @@ networks and batches as they were.
 import numpy as np
 import torch
 
-from .checks import check_generator
+from .checks import check_generator, check_one_of
 
 STREAMS = ("init", "network", "batch", "augment", "train", "method")  # a place in this row is for good
 
 
 def root_seed(generator):
-    """Draw the root of a run from the caller's generator, once.
+    """Draw the root of a run from the caller's generator, once: an integer in ``[0, 2**63 - 1)``.
 
     Parameters
     ----------
     generator : torch.Generator
-        On any device; it advances by one draw.
-
-    Returns
-    -------
-    int
-        In ``[0, 2**63 - 1)``.
-
-    Raises
-    ------
-    TypeError
-        If ``generator`` is not a ``torch.Generator``: the global generator is never used instead.
+        On any device; it advances by one draw. A TypeError for anything else: the global generator is never used
+        instead.
 
     Examples
     --------
@@ -43,30 +34,19 @@ def root_seed(generator):
 
 
 def keyed_generator(root, stream, *key):
-    """The CPU generator of one draw: ``SeedSequence(root, spawn_key=(stream, *key))``.
+    """The CPU generator of one draw: ``SeedSequence(root, spawn_key=(stream, *key))``, a `torch.Generator`.
+
+    Draws are made on the CPU for every device, so a run draws the same numbers everywhere. A CPU generator
+    uses the low 32 bits of its seed, hence one 32-bit word of the sequence.
 
     Parameters
     ----------
     root : int
         The root of the run, see :func:`root_seed`.
     stream : {"init", "network", "batch", "augment", "train", "method"}
-        What is drawn; ``"method"`` is for what a method draws besides.
+        What is drawn, else a ValueError; ``"method"`` is for what a method draws besides.
     *key : int
         Which of them: usually the iteration, then the class.
-
-    Returns
-    -------
-    torch.Generator
-
-    Raises
-    ------
-    ValueError
-        If ``stream`` is not one of the names above.
-
-    Notes
-    -----
-    Draws are made on the CPU for every device, so a run draws the same numbers everywhere. A CPU generator
-    uses the low 32 bits of its seed, hence one 32-bit word of the sequence.
 
     Examples
     --------
@@ -76,7 +56,6 @@ def keyed_generator(root, stream, *key):
     >>> torch.equal(one, two), torch.equal(one, other)
     (True, False)
     """
-    if stream not in STREAMS:
-        raise ValueError(f"stream must be one of {', '.join(STREAMS)}; got {stream!r}")
+    check_one_of("stream", stream, STREAMS)
     sequence = np.random.SeedSequence(root, spawn_key=(STREAMS.index(stream), *key))
     return torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))

@@ -38,30 +38,22 @@ class Correlation(NamedTuple):
 
 
 def rank_correlation(truth, proxy, *, generator, resamples=1000):
-    r"""Spearman's rank correlation of two scores of the same networks, with a bootstrap interval.
+    r"""Spearman's rank correlation of two scores of the same networks, with a bootstrap interval: a `Correlation`.
 
     .. math:: \rho = \operatorname{cov}(r, r') / \sqrt{\operatorname{var}(r) \operatorname{var}(r')}
 
-    for the ranks r and r' of the networks, ties taking the mean of theirs. A resample draws networks and, of a table
-    of answers, test images, both with replacement: other networks of their kind and other images might have been
-    looked at. Few networks (below some thirty) make the interval too short.
+    for the ranks r and r' of the networks, ties taking the mean of theirs. A resample draws networks and, of a table of
+    answers, test images, both with replacement: other networks of their kind and other images might have been looked
+    at. Few networks (below some thirty) make the interval too short. A ValueError if the two are not of the same
+    networks, or of fewer than three.
 
     Parameters
     ----------
     truth, proxy : Tensor, (n, m), bool, or (n,)
         Whether each of n networks is right about m test images; or a score of each.
-    generator : torch.Generator
-        On the CPU. Networks are drawn first, then the images of ``truth``: the same ones for every proxy of one seed.
+    generator : torch.Generator, on the CPU
+        Networks are drawn first, then the images of ``truth``: the same ones for every proxy of one seed.
     resamples : int
-
-    Returns
-    -------
-    Correlation
-
-    Raises
-    ------
-    ValueError
-        If the two are not of the same networks, or of fewer than three.
 
     References
     ----------
@@ -104,9 +96,11 @@ def _spearman(a, b):
 
 
 def regret(truth, proxy, k=1):
-    r"""What is lost if the best of the proxy's first k networks is taken in place of the best of all.
+    r"""What is lost if the best of the proxy's first k networks is taken in place of the best of all: a float.
 
     .. math:: \max_i t_i - \max_{i \in \mathrm{top}_k(p)} t_i
+
+    A ValueError if k is not in 1 … n, or the two are not of the same networks.
 
     Parameters
     ----------
@@ -115,15 +109,6 @@ def regret(truth, proxy, k=1):
         taken.
     k : int
         The networks that are trained in full.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If k is not in 1 … n, or the two are not of the same networks.
 
     Examples
     --------
@@ -138,25 +123,11 @@ def regret(truth, proxy, k=1):
 
 
 def random_regret(truth, k=1):
-    r"""The expected :func:`regret` of k networks that are drawn at random.
+    r"""The expected :func:`regret` of k networks that are drawn at random: a float.
 
     .. math:: t_{(1)} - \sum_{i=1}^{n} \binom{n-i}{k-1} \Big/ \binom{n}{k} \; t_{(i)}
 
-    over the true scores in falling order.
-
-    Parameters
-    ----------
-    truth : Tensor, (n,)
-    k : int
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If k is not in 1 … n.
+    over the true scores in falling order, ``truth``, (n,). A ValueError if k is not in 1 … n.
 
     Examples
     --------

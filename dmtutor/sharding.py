@@ -51,10 +51,7 @@ def rank():
 def share(n):
     """The part of 0 … n − 1 that is this process's: numbers in a row, as many as another's or one more.
 
-    Raises
-    ------
-    ValueError
-        If there are more processes than numbers.
+    A ValueError if there are more processes than numbers.
 
     Examples
     --------

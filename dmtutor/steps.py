@@ -12,7 +12,7 @@ from ._version import __version__
 from .augmentation import Draws, SiameseAugment
 from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_step_size, make_plain
 from .coresets import random_subset
-from .data import cap_ipc, check_every_class, check_ipc, check_varied, ipc_by_class
+from .data import check_every_class, check_ipc, check_varied, ipc_by_class
 from .memory import keep_freed_memory
 from .networks import ConvNet, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
@@ -20,7 +20,7 @@ from .randomness import keyed_generator, root_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The fields of every method.
+    """The fields of every method; a ValueError if one is out of range.
 
     Parameters
     ----------
@@ -44,18 +44,14 @@ class Config:
     width : int
         Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
     depth : int, optional
-        Its blocks; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the side.
+        Blocks of the network; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the
+        side.
     norm : {"instance", "batch", "layer", "group", "none"}
-        Its norm after each convolution.
+        Norm after each of its convolutions.
     activation : {"relu", "leakyrelu", "sigmoid", "swish"}
-        Its activation.
+        Activation after each norm.
     pooling : {"avg", "max", "none"}
-        Its pooling at the end of each block.
-
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
+        Pooling at the end of each block.
     """
 
     ipc: int | tuple[int, ...] = 10
@@ -120,18 +116,20 @@ def start(steps_type, config_type, real, config, generator, **options):
 
 def resolve_ipc(real, config):
     """Images per class, an integer if all are alike, no more than there are to start from."""
-    each = ipc_by_class(config.ipc, real.classes)
-    ipc = each[0] if len(set(each)) == 1 else config.ipc
-    if config.init == "noise":
-        return ipc
-    if not isinstance(ipc, int):
-        check_ipc(real, ipc)
-    capped = cap_ipc(real, ipc)
-    if capped != ipc:
-        few = [f"{name!r} {n}" for name, n in zip(real.classes, capped, strict=True) if n < ipc]
-        listed = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
-        warnings.warn(f"ipc={ipc} is more than some classes have to start from: {listed}", stacklevel=4)
-    return capped
+    each, counts = ipc_by_class(config.ipc, real.classes), real.counts.tolist()
+    if config.init == "real" and len(set(each)) > 1:
+        check_ipc(real, config.ipc)
+    elif config.init == "real":
+        ipc, most = each[0], max(counts)
+        if ipc > most:
+            raise ValueError(f"ipc must be at most {most}, the images of class {real.classes[counts.index(most)]!r}; "
+                             f"got {ipc}")
+        few = [f"{name!r} {n}" for name, n in zip(real.classes, counts, strict=True) if n < ipc]
+        if few:
+            listed = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
+            warnings.warn(f"ipc={ipc} is more than some classes have to start from: {listed}", stacklevel=4)
+        each = [min(ipc, n) for n in counts]
+    return each[0] if len(set(each)) == 1 else tuple(each)
 
 
 class Sent(NamedTuple):
@@ -144,18 +142,9 @@ class Sent(NamedTuple):
 
 
 def send(tensors, device):
-    """Bring tensors from the CPU to a device, in one copy that the CPU does not wait for.
+    """Bring tensors of any shapes and types from the CPU to a device, in one copy that the CPU does not wait for.
 
-    Parameters
-    ----------
-    tensors : sequence of Tensor
-        On the CPU, of any shapes and types.
-    device : torch.device
-
-    Returns
-    -------
-    list of Tensor
-        The same values there, parts of one buffer. On a CPU the tensors themselves.
+    A list of the same values there, parts of one buffer. On a CPU the tensors themselves.
 
     Examples
     --------
@@ -263,13 +252,7 @@ class Steps:
         return loss, {"images": self.images - self.step_size * momentum, "momentum": momentum}
 
     def loss_and_gradient(self):
-        """The objective under this iteration's draws, at the images as they are.
-
-        Returns
-        -------
-        loss : Tensor, ()
-        gradient : Tensor, (n, C, H, W)
-        """
+        """The objective under this iteration's draws at the images as they are, (), and its gradient, (n, C, H, W)."""
         raise NotImplementedError
 
     def first_images(self, generator):
@@ -368,13 +351,9 @@ class Steps:
     def load_state_dict(self, state):
         """Go on from a state of a run with the same configuration, generator and data.
 
-        With a constant schedule the number of iterations may be another one. A field that the state does not know, for
-        it was written before there was one, has its default there.
-
-        Raises
-        ------
-        ValueError
-            If one of them differs, by as little as one pixel.
+        A ValueError if one of them differs, by as little as one pixel; but with a constant schedule the number of
+        iterations may be another one. A field that the state does not know, for it was written before there was one,
+        has its default there.
         """
         there, here = (tuple(getattr(images, "shape", ()))[1:] for images in (state["images"], self.images))
         if there != here:

@@ -13,16 +13,12 @@ class Table:
     caption: str | None = None
 
     def _repr_html_(self):
-        def line(tag, cells):
-            first, *others = map(html.escape, cells)
-            scope = "col" if tag == "th" else "row"
-            return f'<tr><th scope="{scope}">{first}</th>' + "".join(
-                f'<th scope="col">{cell}</th>' if tag == "th" else f"<td>{cell}</td>" for cell in others
-            ) + "</tr>"
-
+        columns, *rows = (list(map(html.escape, cells)) for cells in (self.columns, *self.rows))
+        head = "".join(f'<th scope="col">{cell}</th>' for cell in columns)
+        body = "\n".join(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+                         for name, *cells in rows)
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        body = "\n".join(line("td", row) for row in self.rows)
-        return (f'<table class="dmtutor">{caption}\n<thead>{line("th", self.columns)}</thead>\n'
+        return (f'<table class="dmtutor">{caption}\n<thead><tr>{head}</tr></thead>\n'
                 f"<tbody>\n{body}\n</tbody>\n</table>")
 
     def __repr__(self):
@@ -33,7 +29,9 @@ class Table:
 
 
 def table(rows, columns, *, caption=None):
-    """Show numbers as a table, in a page, a notebook and a terminal.
+    """Show numbers as a table, in a page, a notebook and a terminal: a `Table`.
+
+    A ValueError if there is no row, or one has not as many cells as there are columns.
 
     Parameters
     ----------
@@ -42,15 +40,6 @@ def table(rows, columns, *, caption=None):
     columns : sequence of str
         A header for each column.
     caption : str, optional
-
-    Returns
-    -------
-    Table
-
-    Raises
-    ------
-    ValueError
-        If there is no row, or one has not as many cells as there are columns.
 
     Examples
     --------

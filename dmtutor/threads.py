@@ -29,7 +29,7 @@ def single_threaded():
 
 
 def parallel_map(function, parts, device, *, done=None):
-    """What ``function`` returns for each of the parts, in their order, computed by one thread each.
+    """What ``function`` returns for each of the parts, a list in their order, computed by one thread each.
 
     As many parts are computed at once as torch may use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``). With
     one thread, or one part, or on another device than a CPU, they are computed one after the other where the caller
@@ -44,10 +44,6 @@ def parallel_map(function, parts, device, *, done=None):
         Of the tensors.
     done : callable, optional
         Called without arguments after each part, in the caller's thread.
-
-    Returns
-    -------
-    list
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""Dataset distillation: learn a small set by differentiating through the training of a network on it."""
+"""Dataset distillation: learn a small set by differentiating through the training of a network on it.
+
+After Wang, Zhu, Torralba & Efros, *Dataset Distillation*, 2018.
+"""
 
 import copy
 from dataclasses import dataclass, replace
@@ -19,7 +22,7 @@ class DDConfig(Config):
     """All that changes the result of dataset distillation, besides the data and the seed.
 
     The defaults are quick: a minute at one image per class. :meth:`reference` gives the published setting. Beside the
-    fields of :class:`~dmtutor.steps.Config` there are these.
+    fields of :class:`~dmtutor.steps.Config` there are these; ``norm="batch"`` is refused.
 
     Parameters
     ----------
@@ -31,12 +34,10 @@ class DDConfig(Config):
         Step size of Adam on the pixels, which are of unit variance: Adam's steps do not follow the length of the
         gradients through a training.
     momentum : float
-        Of Adam's mean gradient, β₁, in [0, 1).
+        Decay β₁ of Adam's mean gradient, in [0, 1).
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`, drawn once for each class and iteration and applied to real and
         synthetic images alike; the data set's own if None.
-    norm : {"instance", "batch", "layer", "group", "none"}
-        Its norm after each convolution. ``"batch"`` is refused.
     inner_steps : int, optional
         τ, the training steps on the synthetic images that are unrolled. If None, 10, or as many more as it takes for
         every image to have its turn.
@@ -92,7 +93,7 @@ class DDConfig(Config):
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
-        """The published code's setting for MNIST with unknown initialisations, in the network of this book.
+        """The setting of Wang et al.'s code for MNIST with unknown initialisations, in the network of this book.
 
         Every training step sees one image of each class, and all of S three times: ``inner_steps`` is 3 ipc, 30 at
         the published IPC of 10. The code has no setting of its own for other IPC. It starts from noise, judges one
@@ -102,10 +103,6 @@ class DDConfig(Config):
 
         Not reproduced: LeNet with Xavier initialisation; Adam's step, which the code halves every 40 passes and the
         linear schedule lets fall to zero; step sizes behind a softplus instead of an exponential.
-
-        References
-        ----------
-        Wang, Zhu, Torralba & Efros, *Dataset Distillation*, 2018, and its code.
 
         Examples
         --------
@@ -123,7 +120,9 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
 
     .. math:: \theta_{t+1} = \theta_t - \eta_t \, \nabla_\theta \ell(\theta_t; S), \qquad t = 0, \dots, \tau - 1
 
-    where :math:`\ell` is the mean cross-entropy. Gradients flow back into ``params``, ``images`` and ``step_sizes``.
+    where :math:`\ell` is the mean cross-entropy (Wang et al., section 3). It returns :math:`\theta_\tau`, a dict like
+    ``params``; gradients flow back into ``params``, ``images`` and ``step_sizes``. A ValueError if ``step_sizes`` is
+    not one-dimensional, or ``rows`` are not as many.
 
     Parameters
     ----------
@@ -131,8 +130,7 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
         Its own weights are neither used nor changed.
     params : dict of str to Tensor
         :math:`\theta_0`, as ``dict(network.named_parameters())`` gives them.
-    images : Tensor, (n, C, H, W)
-    labels : Tensor, (n,)
+    images, labels : Tensor, (n, C, H, W) and (n,)
     step_sizes : Tensor, (τ,)
         :math:`\eta_t`.
     rows : Tensor, (τ, b), optional
@@ -140,20 +138,6 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
     checkpointing : bool
         Compute the activations of each step anew in the backward pass instead of keeping them. The values are the
         same.
-
-    Returns
-    -------
-    dict of str to Tensor
-        :math:`\theta_\tau`.
-
-    Raises
-    ------
-    ValueError
-        If ``step_sizes`` is not one-dimensional, or ``rows`` are not as many.
-
-    References
-    ----------
-    Wang, Zhu, Torralba & Efros, *Dataset Distillation*, 2018, section 3.
 
     Examples
     --------
@@ -201,19 +185,9 @@ def train_as_learned(network, synthetic):
     Parameters
     ----------
     network : torch.nn.Module
-        Changed in place.
+        Changed in place, and returned.
     synthetic : LabeledImages
-        Of :func:`~dmtutor.dd_steps`.
-
-    Returns
-    -------
-    torch.nn.Module
-        The network.
-
-    Raises
-    ------
-    ValueError
-        If the set has no step sizes of its own.
+        Of :func:`~dmtutor.dd_steps`; a ValueError if it has no step sizes of its own.
 
     Examples
     --------
@@ -235,7 +209,7 @@ def train_as_learned(network, synthetic):
 
 
 def dd_steps(real, *, config, generator):
-    r"""Dataset distillation, one step at a time.
+    r"""Dataset distillation, one step at a time: `DDSteps`, algorithm 1 of Wang et al.
 
     .. math:: \min_{S, \eta} \; \mathbb{E}_{\theta_0} \, \ell(\theta_\tau; T), \qquad
         \theta_{t+1} = \theta_t - \eta_t \, \nabla_\theta \ell(\theta_t; S)
@@ -249,17 +223,8 @@ def dd_steps(real, *, config, generator):
     real : LabeledImages
     config : DDConfig
     generator : torch.Generator
-        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
-
-    Returns
-    -------
-    DDSteps
-        An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations, and
-        ``synthetic.meta["step_sizes"]`` holds the learned step sizes.
-
-    References
-    ----------
-    Wang, Zhu, Torralba & Efros, *Dataset Distillation*, 2018, algorithm 1.
+        All, and what is returned and raised, as of :func:`~dmtutor.dm_steps`. ``synthetic.meta["step_sizes"]`` holds
+        the learned step sizes.
 
     Examples
     --------
@@ -311,15 +276,8 @@ class DDSteps(Steps):
         return tuple(self.loss_and_gradients()[:2])
 
     def loss_and_gradients(self):
-        """The objective under this iteration's draws, averaged over starts.
-
-        Returns
-        -------
-        loss : Tensor, ()
-        by_images : Tensor, (n, C, H, W)
-            Gradient by the pixels.
-        by_log_step_sizes : Tensor, (τ,)
-        """
+        """The objective under this iteration's draws, averaged over starts, and its gradients: by the pixels,
+        (n, C, H, W), and by the logarithms of the step sizes, (τ,)."""
         runs = threads.parallel_map(self._train_and_judge, range(self.config.starts), self.images.device)
         return [torch.stack(values).mean(0) for values in zip(*runs, strict=True)]
 

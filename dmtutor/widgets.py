@@ -22,7 +22,7 @@ PAGE = ('<figure style="margin:0;padding:0;color:inherit">'
 
 
 def frames(pictures, labels, *, description, alt, start=0):
-    """Show one of several pictures, and let a slider choose.
+    """Show one of several pictures, and let a slider choose: an `ipywidgets.VBox`.
 
     All pictures are stored in the notebook and the slider is linked in the browser, so it works in a rendered
     page as well. Give few and small pictures: tensors are stored pixel by pixel and enlarged by the browser.
@@ -32,27 +32,16 @@ def frames(pictures, labels, *, description, alt, start=0):
     ----------
     pictures : sequence
         At least two of: LabeledImages; tensors of pixels in [0, 1], (H, W), (C, H, W) or (n, C, H, W);
-        matplotlib figures, which are closed, lest the notebook shows them once more.
+        matplotlib figures, which are closed, lest the notebook shows them once more. A TypeError for others.
     labels : sequence
-        One for each picture, shown above it, as "iteration 300".
+        One for each picture, shown above it, as "iteration 300"; a ValueError if they are not as many.
     description : str
         What the slider changes, as "iteration".
     alt : str
-        What the pictures show, for those who cannot see them; each picture's label is added.
+        What the pictures show, for those who cannot see them; each picture's label is added. A ValueError if one of
+        these texts is blank.
     start : int
         Number of the picture that is seen first, say that with the message; -1 is the last.
-
-    Returns
-    -------
-    ipywidgets.VBox
-
-    Raises
-    ------
-    ValueError
-        If pictures are fewer than two, labels are not as many, ``description`` or ``alt`` is blank, or there is no
-        picture of number ``start``.
-    TypeError
-        If a picture is of another type.
 
     Examples
     --------
@@ -63,11 +52,11 @@ def frames(pictures, labels, *, description, alt, start=0):
     check_lengths("pictures", pictures, "labels", labels)
     check_text(description=description, alt=alt)
     pages = [render(picture, label, alt) for picture, label in zip(pictures, labels, strict=True)]
-    return follow(pages, [(description, len(pages), start)])
+    return with_sliders(pages, [(description, len(pages), start)])
 
 
 def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
-    """Show one picture of a table, and let two sliders choose its row and its column: see `frames`.
+    """Show one picture of a table, and let two sliders choose its row and its column; else as `frames`, errors too.
 
     Parameters
     ----------
@@ -78,18 +67,8 @@ def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
     descriptions : pair of str
         What changes with i, and with j.
     alt : str
-        As in `frames`.
     start : pair of int
         Row and column that are seen first.
-
-    Returns
-    -------
-    ipywidgets.VBox
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `frames`.
 
     Examples
     --------
@@ -106,7 +85,7 @@ def frames_grid(pictures, rows, columns, *, descriptions, alt, start=(0, 0)):
     check_text(descriptions=second)
     pages = [[render(picture, f"{row}, {column}", alt) for picture, column in zip(line, columns, strict=True)]
              for line, row in zip(pictures, rows, strict=True)]
-    return follow(pages, [(first, len(rows), start[0]), (second, len(columns), start[1])])
+    return with_sliders(pages, [(first, len(rows), start[0]), (second, len(columns), start[1])])
 
 
 def render(picture, label, alt):
@@ -120,8 +99,7 @@ def render(picture, label, alt):
         if isinstance(picture, torch.Tensor):
             picture = picture[(None,) * (4 - picture.ndim)]
         elif not hasattr(picture, "pixels"):
-            got = type(picture).__name__
-            raise TypeError(f"pictures must be LabeledImages, tensors or figures; got {got}")
+            raise TypeError(f"pictures must be LabeledImages, tensors or figures; got {type(picture).__name__}")
         pixels, columns, _ = arrange(picture)
         array = (255 * mosaic(pixels, columns)).round().astype("uint8")
         Image.fromarray(array).save(buffer, format="png", optimize=True)
@@ -131,7 +109,7 @@ def render(picture, label, alt):
                        data=base64.b64encode(buffer.getvalue()).decode(), style=style)
 
 
-def follow(pages, sizes):
+def with_sliders(pages, sizes):
     """Put sliders above ``pages``, which are nested as deep as there are ``sizes``: (description, number, start)."""
     import ipywidgets as widgets  # here: a machine that only computes may not have it
 

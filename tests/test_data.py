@@ -80,6 +80,13 @@ def test_in_the_place_of_a_data_set_of_torchvision():
         plain[12]
 
 
+def test_a_folder_with_the_name_of_a_data_set_is_not_that_data_set():
+    data = toy()
+    for meta, name in ({"name": "mnist", "built_in": True}, "mnist"), ({"name": "mnist", "built_in": False}, None):
+        assert dataclasses.replace(data, meta=meta).built_in_name == name
+    assert dataclasses.replace(data, meta={}).built_in_name is None
+
+
 def test_a_class_without_images_counts_zero():
     x, y = arrays(classes=2)
     data = from_arrays(x, y, classes=["a", "b", "ghost"])

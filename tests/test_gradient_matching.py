@@ -96,7 +96,7 @@ def test_the_squared_distance_counts_biases_too():
         ([(2, 3)], [(3, 2)], "cosine", "syn must hold gradients of the shapes"),
         ([], [], "squared", "real must hold gradients"),
         ([(2,)], [(2,)], "cosine", "real must hold gradients to compare"),
-        ([(2, 3)], [(2, 3)], "euclid", "distance must be 'cosine' or 'squared'; got 'euclid'"),
+        ([(2, 3)], [(2, 3)], "euclid", "distance must be one of cosine, squared; got 'euclid'"),
     ],
 )
 def test_gradients_that_cannot_be_compared_are_refused(real, syn, distance, message):

@@ -155,6 +155,8 @@ def test_help_names_every_command_and_default(capsys):
     words = " ".join(capsys.readouterr().out.split())
     assert "mnist5k" in words and "--method NAME --help lists them" in words
     assert "--lr-img" not in words and "--width" not in words
+    assert "bit for bit, on a CPU (default: 0)" in words and "give an interval (default: 1)" in words  # 0 is no False
+    assert words.count("the real images: --dataset") == words.count("networks that judge a set: --recipe") == 3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -173,6 +175,7 @@ def test_every_field_has_a_line_of_help_from_its_docstring(method):
     for name, (_, meaning) in flags.field_flags(METHODS[method].config_type).items():
         words = meaning.partition(" [")[0]
         assert len(words) > 10 and "`" not in words and ":class" not in words, name
+        assert not words.startswith(("Its ", "Of ")), name  # a line that needs the one before
 
 
 def test_interrupted_it_says_how_to_go_on(folder, capsys, monkeypatch):
@@ -534,8 +537,8 @@ BAD_FLAGS = [
     ("--method dmm", "--method"),
     ("--method dc --block 4", "unrecognized arguments: --block 4"),
     ("--method dd --inner-steps 0", "inner_steps must be a positive integer; got 0"),
-    ("--method dsa --lr-net 0", "lr_net must be positive; got 0.0"),
-    ("--method dc --distance l1", "distance must be 'cosine' or 'squared'; got 'l1'"),
+    ("--method dsa --lr-net 0", "lr_net must be positive and finite; got 0.0"),
+    ("--method dc --distance l1", "distance must be one of cosine, squared; got 'l1'"),
     ("--method dc --norm batch", "norm must"),
     ("--compile yes", "--compile"),
     ("--augment colour_crop", "augment must be 'none', or different operations of color, crop, cutout"),
@@ -544,7 +547,7 @@ BAD_FLAGS = [
     ("--norm batch --block 16", "block must be 'all'"),
     ("--activation tanh", "activation must be one of relu"),
     ("--pooling sum", "pooling must be one of avg"),
-    ("--init images", "init must be 'real' or 'noise'"),
+    ("--init images", "init must be one of real, noise"),
     ("--depth 5", "depth must be at most 4 for images of 16×16"),
     ("--width 0", "width must be a positive integer"),
     ("--lr-img 0", "lr_img must be positive"),
@@ -605,7 +608,7 @@ def test_what_needs_no_data_is_refused_before_the_data_are_read(folder, capsys, 
 
 def test_an_output_is_required(folder, capsys):
     fails(capsys, "condense", "--output")
-    fails(capsys, "", "command")
+    fails(capsys, "", "COMMAND")
 
 
 def test_images_too_small_for_the_evaluation_are_refused_before_the_work(folder, capsys, monkeypatch):

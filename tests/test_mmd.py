@@ -419,8 +419,8 @@ def test_a_test_needs_a_generator(generator):
 @pytest.mark.parametrize(
     "x, y, options, message",
     [
-        (randn(1, 2), randn(4, 2), {}, "x must hold at least two points; got 1"),
-        (randn(4, 2), randn(1, 2), {}, "y must hold at least two points; got 1"),
+        (randn(1, 2), randn(4, 2), {}, "x must hold at least two points for an unbiased estimate; got 1"),
+        (randn(4, 2), randn(1, 2), {}, "y must hold at least two points for an unbiased estimate; got 1"),
         (randn(3, 4, 2), randn(4, 2), {}, r"y must have x's leading dimensions \(3,\); got \(\)"),
         (randn(4, 2), randn(4, 2), {"permutations": 0}, "permutations must be a positive integer; got 0"),
     ],
@@ -464,7 +464,7 @@ def test_sets_are_checked(function, y, error, message):
 def test_the_unbiased_estimator_needs_two_points(name):
     sets = {"x": randn(4, 2), "y": randn(4, 2), name: randn(1, 2)}
     assert mmd2(**sets, kernel=Gaussian(1.0)) > 0
-    with pytest.raises(ValueError, match=f"{name} must hold at least two points for the unbiased estimator; got 1"):
+    with pytest.raises(ValueError, match=f"{name} must hold at least two points for an unbiased estimate; got 1"):
         mmd2(**sets, kernel=Gaussian(1.0), unbiased=True)
 
 

@@ -286,7 +286,7 @@ def test_sets_that_are_none(folder, capsys):
         "of other classes": ({"classes": ["cat", "eel"]}, "class 'dog' for 'eel'"),
         "without a class": ({"classes": ["cat"]}, "is not a set of labelled images"),
         "of an unknown augmentation": ({"meta": {"augment": "blur"}}, "augment must be"),
-        "of an unknown resizing": ({"meta": {"resize": "stretch"}}, "resize must be 'fit' or 'pad'"),
+        "of an unknown resizing": ({"meta": {"resize": "stretch"}}, "resize must be one of fit, pad"),
         "of three channels": ({"images": content["images"].repeat(1, 3, 1, 1), "mean": torch.zeros(3),
                                "std": torch.ones(3)}, "the data set must have the classes and the size"),
         "of NaN": ({"images": content["images"] * torch.nan}, "NaN or infinite"),

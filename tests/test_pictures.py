@@ -13,7 +13,7 @@ H, W = 4, 6
 
 
 def read(path, **changes):
-    grey, shape, _ = pictures.head(path)
+    grey, shape, _ = pictures.describe(path)
     return pictures.read(path, **{"grey": grey, "shape": shape, "resize": None, **changes})
 
 
@@ -50,7 +50,7 @@ def test_white_is_what_the_depth_says_or_the_caller(tmp_path):
     beside = saved(Image.fromarray(ramp()), tmp_path, "eight.png")
     same = saved(Image.fromarray(ramp().astype(np.uint16) * 257), tmp_path, "sixteen.png")
     assert np.array_equal(read(beside), read(same)) and np.array_equal(read(beside, white=4095), read(beside))
-    assert [pictures.head(file)[2] for file in (path, hot, beside, same)] == [3826, 4000, None, 62708]
+    assert [pictures.describe(file)[2] for file in (path, hot, beside, same)] == [3826, 4000, None, 62708]
 
 
 def colour_of_16_bits(path, top):
@@ -67,17 +67,17 @@ def colour_of_16_bits(path, top):
 def test_colours_of_16_bits(tmp_path):
     path = colour_of_16_bits(tmp_path / "a.png", 4000)
     assert abs(read(path)[0] - ramp(np.uint16, 4000) / 257).max() < 1
-    assert pictures.head(path)[2] == 257 * 15
+    assert pictures.describe(path)[2] == 257 * 15
     with pytest.raises(ValueError, match="of which the upper 8 are read: store 8, or leave white out"):
         read(path, white=4095)
 
 
 def test_a_white_that_may_be_another_is_told():
     with pytest.warns(UserWarning, match=r"reach 3000, and 65535 is read as white: if 4095 is theirs, give white=4095"):
-        assert pictures.told_white([None, 700, 3000], None) == 65535
-    assert pictures.told_white([None, 3000, 60_000], None) == 65535
-    assert pictures.told_white([3000], 4095) == 4095
-    assert pictures.told_white([None], 4095) is None
+        assert pictures.white_level([None, 700, 3000], None) == 65535
+    assert pictures.white_level([None, 3000, 60_000], None) == 65535
+    assert pictures.white_level([3000], 4095) == 4095
+    assert pictures.white_level([None], 4095) is None
 
 
 def test_beyond_16_bits_white_must_be_given(tmp_path):
@@ -137,7 +137,7 @@ def test_a_camera_held_sideways(tmp_path, name, orientation, turn):
     upright = np.kron(np.array([[0, 255], [0, 0]], np.uint8), np.ones((8, 16), np.uint8))
     path = saved(Image.fromarray(np.rot90(upright, -turn).copy()), tmp_path, name, exif=exif, **(
         {} if name.endswith(("png", "tif")) else {"quality": 95}))
-    assert pictures.head(path)[1] == upright.shape
+    assert pictures.describe(path)[1] == upright.shape
     pixels = read(path)
     assert pixels.shape[1:] == upright.shape and abs(pixels[0] - upright.astype(float)).max() < 40
 

@@ -83,7 +83,7 @@ def test_networks_are_told_by_their_steps_and_test_images(monkeypatch, networks,
 
 
 def test_durations_in_words():
-    assert [planning.about(s) for s in (0, 59.4, 59.6, 600, 3599, 3600, 86400)] == [
+    assert [planning.duration(s) for s in (0, 59.4, 59.6, 600, 3599, 3600, 86400)] == [
         "1 s", "59 s", "1 min 0 s", "10 min", "1 h 0 min", "1 h 0 min", "24 h 0 min"]
 
 

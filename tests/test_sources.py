@@ -709,7 +709,7 @@ def test_padding_keeps_the_whole_image(tmp_path):
     assert (pad.pixels[:, :, [0, 1, 6, 7]] == 0).all() or pad.pixels[:, :, [0, 1, 6, 7]].abs().max() < 1e-6
     assert (pad.pixels[:, :, 2:6] * 255).round().unique().tolist() == [200]
     assert "resize" not in fit.meta and pad.meta["resize"] == "pad"
-    with pytest.raises(ValueError, match="resize must be 'fit' or 'pad'; got 'crop'"):
+    with pytest.raises(ValueError, match="resize must be one of fit, pad; got 'crop'"):
         load(tmp_path, size=8, resize="crop")
 
 

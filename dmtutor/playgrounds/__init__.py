@@ -52,16 +52,8 @@ def script(*names):
 
 
 def encode(images):
-    """Pixels as a text of letters: each is two neighbours of eight greys, or a run of black pairs.
-
-    Parameters
-    ----------
-    images : Tensor, (n, 1, H, W)
-        Pixels in [0, 1], H · W even.
-
-    Returns
-    -------
-    str
+    """Pixels, (n, 1, H, W) in [0, 1] with H · W even, as a text: a letter is two neighbours of eight greys, or a run of
+    black pairs.
 
     Examples
     --------
@@ -85,11 +77,7 @@ def encode(images):
 
 
 def points():
-    """Move sixteen points onto a cloud in the plane, by hand or downhill on MMD², as in chapter 2.
-
-    Returns
-    -------
-    Playground
+    """Move sixteen points onto a cloud in the plane, by hand or downhill on MMD², as in chapter 2: a `Playground`.
 
     Examples
     --------
@@ -100,7 +88,9 @@ def points():
 
 
 def digits(train, test, *, per_class=160, test_per_class=30):
-    """Condense ten digits, train networks on them and draw a digit for these to read, as in chapter 5.
+    """Condense ten digits, train networks on them and draw a digit for these to read, as in chapter 5: a `Playground`.
+
+    A ValueError if images are not 1×28×28 of ten classes, or a class has not as many.
 
     Parameters
     ----------
@@ -108,15 +98,6 @@ def digits(train, test, *, per_class=160, test_per_class=30):
         Digits of ten classes, 1×28×28. The page gets the first of each class, in eight greys.
     per_class, test_per_class : int
         So many images of each class: about 110 bytes each.
-
-    Returns
-    -------
-    Playground
-
-    Raises
-    ------
-    ValueError
-        If images are not 1×28×28 of ten classes, or a class has not as many.
 
     Examples
     --------

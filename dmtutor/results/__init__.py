@@ -8,17 +8,15 @@ from importlib import resources
 import numpy as np
 import torch
 
+from ..checks import check_one_of
 from ..data import LabeledImages
 from ..evaluation import Accuracies
 
 
 def load(name):
-    """Read stored results.
+    """Read stored results, by the name of the script in ``benchmarks/`` which wrote them.
 
-    Parameters
-    ----------
-    name : str
-        That of the script in ``benchmarks/`` which wrote them, such as ``"distribution_matching"``.
+    A ValueError if there is no such file; it lists those that there are.
 
     Returns
     -------
@@ -26,11 +24,6 @@ def load(name):
         ``provenance``: command, commit, device, versions and date of the first run. ``rows``: a list of dicts, one
         for each setting; where sets were evaluated, with their ``accuracies``, an :class:`~dmtutor.Accuracies`. A row
         that was added later has those of commit, device, versions and date that differ.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file; it lists those that there are.
 
     Examples
     --------
@@ -46,7 +39,7 @@ def load(name):
 
 
 def rows(name, experiment, **values):
-    """The stored rows of one experiment that have these values.
+    """The stored rows of one experiment that have these values: a list of dicts, at least one.
 
     Parameters
     ----------
@@ -54,17 +47,7 @@ def rows(name, experiment, **values):
         As in :func:`load`.
     experiment : str
     **values
-        What the rows must hold, as ``method="DM"``.
-
-    Returns
-    -------
-    list of dict
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file, or no such row.
+        What the rows must hold, as ``method="DM"``; a ValueError if there is no such row, or no such file.
 
     Examples
     --------
@@ -84,18 +67,14 @@ def images(name):
     Parameters
     ----------
     name : str
-        That of its file, such as ``"mnist5k_dm_10"``: data set, method, images per class.
+        That of its file, such as ``"mnist5k_dm_10"``: data set, method, images per class. A ValueError lists those that
+        there are.
 
     Returns
     -------
     LabeledImages
         float32. The files hold 16 bits a pixel, so a set differs in the fourth digit from what was made; its ``meta``
         says how it was made, with which seed.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file; it lists those that there are.
 
     Examples
     --------
@@ -111,8 +90,7 @@ def find(name, ending):
     """The stored file of this name, or a ValueError that lists those that there are."""
     files = {file.name.removesuffix(ending): file for file in resources.files(__name__).iterdir()
              if file.name.endswith(ending)}
-    if name not in files:
-        raise ValueError(f"name must be one of {', '.join(sorted(files))}; got {name!r}")
+    check_one_of("name", name, sorted(files))
     return files[name]
 
 
