@@ -46,7 +46,7 @@ def check_flag(name, value):
         raise ValueError(f"{name} must be True or False; got {value!r}")
 
 
-def check_step_size(name, value):
+def check_positive_number(name, value):
     """Raise a ValueError if ``value`` is not a positive, finite number."""
     check_number(name, value)
     if not 0 < value < float("inf"):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_generator, check_positive, check_step_size
+from .checks import check_generator, check_positive, check_positive_number
 from .mmd import BLOCK, check_points
 from .networks import ConvNet
 from .randomness import keyed_generator, root_seed
@@ -64,7 +64,7 @@ class RandomFourierFeatures:
         check_generator(generator)
         if features % 2:
             raise ValueError(f"features must be even, a cosine and a sine for every frequency; got {features}")
-        check_step_size("bandwidth", bandwidth)
+        check_positive_number("bandwidth", bandwidth)
         self.frequencies = torch.randn(features // 2, dim, generator=generator, dtype=torch.float64) / bandwidth
 
     def __call__(self, x):

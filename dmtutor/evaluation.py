@@ -18,7 +18,7 @@ from .checks import (
     check_number,
     check_one_of,
     check_positive,
-    check_step_size,
+    check_positive_number,
     fill,
 )
 from .data import LabeledImages, batches, check_set
@@ -84,7 +84,7 @@ class Recipe:
         for name in ("steps", "epochs", "batch_size"):
             if name == "batch_size" or getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-        check_step_size("lr", self.lr)
+        check_positive_number("lr", self.lr)
         check_fraction("momentum", self.momentum)
         check_not_negative("weight_decay", self.weight_decay)
         if self.augment is not None:

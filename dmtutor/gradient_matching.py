@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from . import threads
-from .checks import check_ipc_field, check_one_of, check_positive, check_step_size, fill
+from .checks import check_ipc_field, check_one_of, check_positive, check_positive_number, fill
 from .data import batches
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
@@ -78,7 +78,7 @@ class DCConfig(Config):
         super().__post_init__()
         for name in ("steps_per_network", "training_epochs", "batch_train"):
             check_positive(name, getattr(self, name))
-        check_step_size("lr_net", self.lr_net)
+        check_positive_number("lr_net", self.lr_net)
         check_one_of("distance", self.distance, DISTANCES)
         if self.norm == "batch":
             raise ValueError("norm must be 'instance', 'group', 'layer' or 'none': a batch of one class has no "

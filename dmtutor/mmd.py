@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_generator, check_positive, check_step_size
+from .checks import check_generator, check_positive, check_positive_number
 
 BLOCK = 512  # a tile of BLOCK² kernel values stays in a processor's cache
 
@@ -67,7 +67,7 @@ class Gaussian:
         if not self.bandwidths:
             raise ValueError("bandwidth must be at least one number; got none")
         for h in self.bandwidths:
-            check_step_size("bandwidth", h)
+            check_positive_number("bandwidth", h)
 
     @property
     def bandwidths(self):

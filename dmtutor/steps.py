@@ -10,7 +10,7 @@ import torch
 
 from ._version import __version__
 from .augmentation import Draws, SiameseAugment
-from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_step_size, make_plain
+from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_positive_number, make_plain
 from .coresets import random_subset
 from .data import check_every_class, check_ipc, check_varied, ipc_by_class
 from .memory import keep_freed_memory
@@ -76,7 +76,7 @@ class Config:
         for name in ("iterations", "batch_real", "width"):
             check_positive(name, getattr(self, name))
         if self.lr_img is not None:
-            check_step_size("lr_img", self.lr_img)
+            check_positive_number("lr_img", self.lr_img)
         check_fraction("momentum", self.momentum)
         check_one_of("schedule", self.schedule, ("linear", "constant"))
         check_one_of("init", self.init, ("real", "noise"))

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from . import threads
-from .checks import check_flag, check_ipc_field, check_not_negative, check_positive, check_step_size, fill
+from .checks import check_flag, check_ipc_field, check_not_negative, check_positive, check_positive_number, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -85,7 +85,7 @@ class DDConfig(Config):
         if self.inner_steps < turns:
             raise ValueError(f"inner_steps must be at least {turns}, for every image to have its turn; got "
                              f"{self.inner_steps}")
-        check_step_size("lr_net", self.lr_net)
+        check_positive_number("lr_net", self.lr_net)
         check_not_negative("lr_lr", self.lr_lr)
         check_flag("checkpointing", self.checkpointing)
         if self.norm == "batch":

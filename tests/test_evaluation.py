@@ -60,7 +60,7 @@ def test_what_is_the_convnets_alone(field, value):
 @pytest.mark.parametrize("model", ["lenet", "mlp", "alexnet", "vgg11", "resnet18"])
 def test_other_networks_are_trained_and_seeded(model):
     data = from_arrays(torch.rand(6, 32, 32, generator=seeded()), [0, 1] * 3)
-    recipe = Recipe(model=model, width=6, steps=2, augment="none")
+    recipe = Recipe(model=model, width=8, steps=2, augment="none")
     before = torch.get_rng_state()
     networks = [train_network(data, recipe=recipe, generator=seeded(s)) for s in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), before)
