@@ -26,16 +26,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from cifar10 import split
 from store import FOLDER, Table, seeded
 
 from dmtutor import (
     Accuracies,
+    ConvNet,
     IDMConfig,
     Recipe,
+    as_tiles,
     decode,
     evaluate,
     files,
+    herding,
     idm_steps,
     load,
     random_subset,
@@ -66,13 +70,17 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "less entropy": {**MANY, "alpha": 0.3, "lr_img": 1.0, "amp": True},
     "in 16 bits": {**MANY, "alpha": 1.0, "lr_img": 0.5, "amp": True},  # as chosen at ten, and quicker
     "half the step": {"pool": 0, "alpha": 0, "lr_img": 0.5},  # of decoding alone
+    "DM, larger step": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: that of decoding
+    "DM, 550 steps": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # as many as rungs with a pool took
+    "+ decoding, 550 steps": {"pool": 0, "alpha": 0, "lr_img": 1.0},
 }
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
-        "+ less noise": 180},
+        "+ less noise": 180, "DM, larger step": 1200, "DM, 550 steps": 550, "+ decoding, 550 steps": 550},
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
-         "half the step": 350},
+         "half the step": 350, "DM, larger step": 350},
+    50: {},
 }
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
@@ -87,6 +95,9 @@ OTHER_JUDGES = {
     10: {"1,000 epochs": Recipe.reference(), "soft labels": JUDGES[10]},  # as published: two steps an epoch if decoded
 }
 TOP = {1: ("+ cross-entropy",), 10: ("chosen at ten", "in 16 bits")}
+SHORT = Recipe.reference(steps=400, batch_size=64)  # on up to 64 images the judge of one image per class, bit for bit
+BASELINES = ("Random", "Random tiles", "Herded tiles", "Surest tiles")
+CANDIDATES = 300  # of each class, from which a teacher takes the surest
 LOOKS = (1, 10, 30, 100, 300)  # steps after which networks look at digits
 TEACHER = Recipe(width=128, steps=400, batch_size=64, lr=0.01)
 
@@ -151,6 +162,10 @@ def found(real, name, ipc, seed, folder, times=1):
         return random_subset(real, ipc, generator=seeded(seed)), {}
     if name == "Random tiles":
         return random_tiles(real, ipc, generator=seeded(seed)), {}
+    if name == "Herded tiles":
+        return herded_tiles(real, ipc, seed), {}
+    if name == "Surest tiles":
+        return surest_tiles(real, ipc, seed, trained_teacher(real, folder)), {}
     path = run_file(folder, name, ipc, seed, times)
     if not path.exists():
         return None
@@ -160,6 +175,34 @@ def found(real, name, ipc, seed, folder, times=1):
     if steps.iteration < len(steps):
         return None
     return steps.synthetic, {"iterations": len(steps), "seconds": round(run["seconds"])}
+
+
+def blurred(images):
+    """Images as a network sees them after they were stored as tiles."""
+    return F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+
+
+def herded_tiles(real, ipc, seed, networks=4):
+    """Tiles chosen by herding in the embeddings of random networks, from a random half of the real images."""
+    half = real.split(0.5, generator=seeded(seed))[0]
+    draws = seeded(seed)
+    embeds = [ConvNet(channels=3, image_size=32, classes=10, width=128, generator=draws).embed for _ in range(networks)]
+
+    def embed(images):
+        seen = blurred(images)
+        return torch.cat([look(seen) for look in embeds], dim=1)
+
+    return as_tiles(herding(half, 4 * ipc, embed=embed))
+
+
+@torch.no_grad()
+def surest_tiles(real, ipc, seed, teacher):
+    """Of some random images of each class those whose class a teacher is surest of, once they are tiles."""
+    some = random_subset(real, CANDIDATES, generator=seeded(seed))
+    answers = torch.cat([teacher(blurred(block)).log_softmax(1) for block in some.images.split(100)])
+    sure = answers.gather(1, some.labels[:, None])[:, 0].view(len(some.classes), CANDIDATES)
+    best = sure.topk(4 * ipc).indices + CANDIDATES * torch.arange(len(some.classes))[:, None]
+    return as_tiles(some.select(best.flatten()))
 
 
 def test(table, real, images, name, ipc, seed, folder, times):
@@ -173,6 +216,14 @@ def test(table, real, images, name, ipc, seed, folder, times):
     key = {"experiment": "test" if times == 1 else "longer", "rung": name, "ipc": ipc, "seed": seed}
     # A new set tells more than a second network.
     table.judge(key, synthetic, images, networks=1, recipe=JUDGES[ipc], judge=str(JUDGES[ipc]), **spent)
+
+
+def sizes(table, real, images, name, ipc, seed, folder):
+    """Score a set of ten or fifty images per class by SHORT, the judge of one image per class."""
+    key = {"experiment": "sizes", "rung": name, "ipc": ipc, "seed": seed}
+    made = None if table.find(**key) else found(real, name, ipc, seed, folder)
+    if made:
+        table.judge(key, made[0], images, networks=1, recipe=SHORT, judge=str(SHORT), **made[1])
 
 
 def choose(table, real, validation, name, seed, folder):
@@ -202,14 +253,26 @@ def judges(table, real, images, ipc, seed, folder, times, words):
                 continue
             synthetic, spent = made
             if judge == "soft labels" and not with_teacher:
-                with_teacher = {"teacher": trained_teacher(table, real, images)}
+                with_teacher = {"teacher": scored_teacher(table, real, images, folder)}
             soft = with_teacher if judge == "soft labels" else {}
             table.judge(row, synthetic, images, networks=1, recipe=recipe, **spent, **soft)
 
 
-def trained_teacher(table, real, images):
-    """The network whose labels are soft; its own accuracy is a row."""
-    teacher = train_network(real, recipe=TEACHER, generator=seeded(100))
+def trained_teacher(real, folder):
+    """The network whose labels are soft, and that says which tiles it is surest of."""
+    path = folder / "teacher.pt"
+    if not path.exists():
+        network = train_network(real, recipe=TEACHER, generator=seeded(100))
+        files.write({"parameters": [p.detach() for p in network.parameters()]}, path)
+    teacher = TEACHER.network(real.images, len(real.classes), generator=seeded(0)).requires_grad_(False).eval()
+    for ours, trained in zip(teacher.parameters(), files.read(path, keys=["parameters"])["parameters"], strict=True):
+        ours.copy_(trained)
+    return teacher
+
+
+def scored_teacher(table, real, images, folder):
+    """The teacher; its own accuracy is a row."""
+    teacher = trained_teacher(real, folder)
     if table.find(experiment="judge", judge="teacher") is None:
         accuracies = Accuracies(correctness(teacher, images)[None, None])
         row = {"experiment": "judge", "ipc": 1, "judge": "teacher", "recipe": str(TEACHER)}
@@ -273,7 +336,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "choose", "test", "judges", "digits", "gaps"))
+    parser.add_argument("task", choices=("condense", "choose", "test", "sizes", "judges", "digits", "gaps"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
@@ -295,11 +358,13 @@ def main():
         if asked.task == "judges":
             judges(table, real, images, asked.ipc, seed, asked.runs, asked.times, asked.words)
             continue
-        for name in ("Random", "Random tiles", *ITERATIONS[asked.ipc]):
+        for name in (*BASELINES, *ITERATIONS[asked.ipc]):
             if not all(word in name for word in asked.words):
                 continue
             if asked.task == "choose":
                 choose(table, real, validation, name, seed, asked.runs)
+            elif asked.task == "sizes":
+                sizes(table, real, images, name, asked.ipc, seed, asked.runs)
             elif asked.task == "test":
                 test(table, real, images, name, asked.ipc, seed, asked.runs, asked.times)
             elif name in RUNGS:
