@@ -3,6 +3,8 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER choose [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER sizes [WORD ...] --ipc 10
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER speed
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py digits
     python benchmarks/beyond.py gaps
@@ -12,8 +14,9 @@ networks' pool. ``condense`` makes sets of one or ten stored images per class (`
 name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDER once a minute and goes on from there.
 Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an hour for the
 training of a pool of 20. ``choose`` scores sets of ten images on the tenth that was left out. ``test`` scores sets on
-the test images, and random images and random tiles beside them, with a judge that takes the same number of steps on
-every set. ``--times`` T takes T times the iterations. ``judges`` scores sets by other judges, too: for longer, at
+the test images, and random images and tiles, drawn or chosen, beside them, with a judge that takes the same number of
+steps on every set. ``sizes`` scores ten or fifty images by the judge of one, with up to 64 images in a step.
+``speed`` times a step of the first rungs in turns: rows of different machines have seconds that do not compare. ``--times`` T takes T times the iterations. ``judges`` scores sets by other judges, too: for longer, at
 one image with cutmix, and on the labels of a network that saw the training images for a while. ``digits`` does
 both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the real ones, for
 networks that were trained for a while, from ten first weights, in three minutes. Results go to
@@ -24,6 +27,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +45,7 @@ from dmtutor import (
     files,
     herding,
     idm_steps,
+    keyed_generator,
     load,
     random_subset,
     random_tiles,
@@ -73,10 +78,12 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "DM, larger step": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: that of decoding
     "DM, 550 steps": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # as many as rungs with a pool took
     "+ decoding, 550 steps": {"pool": 0, "alpha": 0, "lr_img": 1.0},
+    "+ characteristic functions": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # in place of the means, after decoding
 }
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
-        "+ less noise": 180, "DM, larger step": 1200, "DM, 550 steps": 550, "+ decoding, 550 steps": 550},
+        "+ less noise": 180, "DM, larger step": 1200, "DM, 550 steps": 550, "+ decoding, 550 steps": 550,
+        "+ characteristic functions": 800},
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
          "half the step": 350, "DM, larger step": 350},
@@ -113,6 +120,26 @@ class Kernel(IDMSteps):
         return squared * discrepancy + self.cross_entropy(syn, labels)
 
 
+class CharacteristicFunctions(IDMSteps):
+    """NCFM's distance of a class, without its pool, its cross-entropy and its sampling network."""
+
+    frequencies, scale = 1024, 560.0  # so that its first gradient is as long as that of the means
+
+    def draws(self, iteration):
+        """Frequencies t, (d', 1024), normal."""
+        draw = keyed_generator(self.root, "method", iteration)
+        return (torch.randn(self.network.embedding_dim, self.frequencies, generator=draw),)
+
+    def distance(self, real, syn, labels):
+        """The mean of |Φ(t) − Φ̃(t)|, Φ(t) the mean of exp(i⟨t, ψ⟩) over images whose ψ have length 1."""
+        angles = [F.normalize(views, dim=-1) @ self.drawn[0] for views in (real, syn)]  # (k, n, 1024) each
+        cosine, sine = (f(angles[0]).mean(1) - f(angles[1]).mean(1) for f in (torch.cos, torch.sin))
+        return self.scale * torch.hypot(cosine, sine).mean(1)
+
+
+LOSSES = {"+ kernel": Kernel, "+ characteristic functions": CharacteristicFunctions}
+
+
 def run_file(folder, name, ipc, seed, times=1):
     many = ("" if ipc == 1 else f"-{ipc}") + ("" if times == 1 else f"-x{times}")
     return folder / f"beyond-{name.replace('+', '').replace(' ', '')}{many}-{seed}.pt"
@@ -122,7 +149,7 @@ def make(real, name, ipc, seed, times=1):
     """The steps of a run, before the first."""
     fields = {**COMMON, **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][name]}
     fields["lr_img"] *= ipc
-    return start(Kernel if "kernel" in name else IDMSteps, IDMConfig, real, IDMConfig(**fields), seeded(seed))
+    return start(LOSSES.get(name, IDMSteps), IDMConfig, real, IDMConfig(**fields), seeded(seed))
 
 
 def condense(real, name, ipc, seed, folder, times):
@@ -286,6 +313,28 @@ def keep(synthetic, data, name):
     replace(synthetic, images=synthetic.images.half(), meta=meta).save(FOLDER / f"{data}_{FILES[name]}_1.pt")
 
 
+def speed(table, real, ipc, names=("DM", "+ decoding", "+ trained networks", "+ cross-entropy")):
+    """Seconds of a step of each rung, in turns, and of the training of a pool: what differs between machines."""
+    if table.find(experiment="speed", ipc=ipc):
+        return
+    trials = {name: make(real, name, ipc, 0).trial() for name in names}
+    seconds = {name: [] for name in names}
+    for turn in range(6):  # the first translates
+        for name, trial in trials.items():
+            begin = time.process_time()
+            for _ in range(10):
+                next(trial)
+            if turn:
+                seconds[name].append((time.process_time() - begin) / 10)
+    steps = POOL["pool_steps"] * POOL["pool"] // 2  # in all, of a pool: 0, 50, … 200 for its networks
+    begin = time.process_time()
+    train_network(real, recipe=Recipe.reference(steps=40, batch_size=64), generator=seeded(0))
+    pool = (time.process_time() - begin) / 40 * steps
+    for name in names:
+        table.add({"experiment": "speed", "rung": name, "ipc": ipc, "seconds": round(median(seconds[name]), 4),
+                   "pool_seconds": round(pool) if RUNGS[name]["pool"] else 0})
+
+
 def digits(table):
     """The first rungs on digits, one stored image per class: three sets each, all by the library's defaults."""
     train, images = load("mnist5k")
@@ -336,7 +385,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "choose", "test", "sizes", "judges", "digits", "gaps"))
+    parser.add_argument("task", choices=("condense", "choose", "test", "sizes", "speed", "judges", "digits", "gaps"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
@@ -354,6 +403,9 @@ def main():
         parser.error("--data and --runs are required")
     asked.runs.mkdir(exist_ok=True)
     real, validation, images = split(asked.data)
+    if asked.task == "speed":
+        speed(table, real, asked.ipc)
+        return
     for seed in asked.seeds:
         if asked.task == "judges":
             judges(table, real, images, asked.ipc, seed, asked.runs, asked.times, asked.words)
