@@ -4,6 +4,7 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER choose [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER sizes [WORD ...] --ipc 10
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER soft [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER speed
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py digits
@@ -16,12 +17,12 @@ Iterations are such that a set takes about five minutes of one core, or ten at t
 training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets of ten images on the tenth that
 was left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with
 a judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one,
-with up to 64 images in a step. ``speed`` times a step of the first rungs in turns, since seconds in rows of different
-machines do not compare. ``judges`` scores sets by other judges, too: for longer, at one image with cutmix, and on the
-labels of a network that saw the training images for a while. ``digits`` does both on digits, in some ten minutes;
-``gaps`` measures how far the stored sets of digits are from the real ones, for networks that were trained for a while,
-from ten first weights, in three minutes. Results go to dmtutor/results/beyond.json, row by row. One thread does the
-work.
+with up to 64 images in a step, ``soft`` on a teacher's labels. ``speed`` times a step of the first rungs in turns,
+since seconds in rows of different machines do not compare. ``judges`` scores sets by other judges, too: for longer, at
+one image with cutmix, and on the labels of a network that saw the training images for a while. ``digits`` does both on
+digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the real ones, for networks
+that were trained for a while, from ten first weights, in three minutes. Results go to dmtutor/results/beyond.json, row
+by row. One thread does the work.
 """
 
 import argparse
@@ -254,6 +255,15 @@ def sizes(table, real, images, name, ipc, seed, folder):
         table.judge(key, made[0], images, networks=1, recipe=SHORT, judge=str(SHORT), **made[1])
 
 
+def soft(table, real, images, name, ipc, seed, folder):
+    """Score a set by SHORT on the labels of the teacher, which is scored itself."""
+    key = {"experiment": "soft", "rung": name, "ipc": ipc, "seed": seed}
+    made = None if table.find(**key) else found(real, name, ipc, seed, folder)
+    if made:
+        teacher = scored_teacher(table, real, images, folder, experiment="soft")
+        table.judge(key, made[0], images, networks=1, recipe=SHORT, judge=str(SHORT), teacher=teacher, **made[1])
+
+
 def choose(table, real, validation, name, seed, folder):
     """Score a set of ten stored images per class on the images held out, by the judge of one."""
     key = {"experiment": "validation", "rung": name, "ipc": 10, "seed": seed}
@@ -298,12 +308,12 @@ def trained_teacher(real, folder):
     return teacher
 
 
-def scored_teacher(table, real, images, folder):
+def scored_teacher(table, real, images, folder, experiment="judge"):
     """The teacher; its own accuracy is a row."""
     teacher = trained_teacher(real, folder)
-    if table.find(experiment="judge", judge="teacher") is None:
+    if table.find(experiment=experiment, judge="teacher") is None:
         accuracies = Accuracies(correctness(teacher, images)[None, None])
-        row = {"experiment": "judge", "ipc": 1, "judge": "teacher", "recipe": str(TEACHER)}
+        row = {"experiment": experiment, "ipc": 1, "judge": "teacher", "recipe": str(TEACHER)}
         table.add({**row, "accuracies": results.pack(accuracies)})
     return teacher
 
@@ -386,7 +396,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "choose", "test", "sizes", "speed", "judges", "digits", "gaps"))
+    parser.add_argument("task", choices=("condense", "choose", "test", "sizes", "soft", "speed", "judges", "digits", "gaps"))
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
@@ -416,8 +426,9 @@ def main():
                 continue
             if asked.task == "choose":
                 choose(table, real, validation, name, seed, asked.runs)
-            elif asked.task == "sizes":
-                sizes(table, real, images, name, asked.ipc, seed, asked.runs)
+            elif asked.task in ("sizes", "soft"):
+                score = {"sizes": sizes, "soft": soft}[asked.task]
+                score(table, real, images, name, asked.ipc, seed, asked.runs)
             elif asked.task == "test":
                 test(table, real, images, name, asked.ipc, seed, asked.runs, asked.times)
             elif name in RUNGS:
