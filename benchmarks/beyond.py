@@ -28,6 +28,7 @@ by row. One thread does the work.
 import argparse
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -45,7 +46,6 @@ from dmtutor import (
     decode,
     evaluate,
     files,
-    herding,
     idm_steps,
     keyed_generator,
     load,
@@ -54,6 +54,7 @@ from dmtutor import (
     results,
 )
 from dmtutor.condensation import saved
+from dmtutor.coresets import embedded, herding_order
 from dmtutor.distribution_matching import mean_distance
 from dmtutor.evaluation import correctness, train_network
 from dmtutor.idm import IDMSteps
@@ -192,7 +193,7 @@ def found(real, name, ipc, seed, folder, times=1):
     if name == "Random tiles":
         return random_tiles(real, ipc, generator=seeded(seed)), {}
     if name == "Herded tiles":
-        return herded_tiles(real, ipc, seed), {}
+        return herded_tiles(real, ipc, seed, folder)
     if name == "Surest tiles":
         return surest_tiles(real, ipc, seed, trained_teacher(real, folder)), {}
     path = run_file(folder, name, ipc, seed, times)
@@ -211,17 +212,25 @@ def blurred(images):
     return F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
 
 
-def herded_tiles(real, ipc, seed, networks=4):
-    """Tiles chosen by herding in the embeddings of random networks, from a random half of the real images."""
+def herded_tiles(real, ipc, seed, folder):
+    """Tiles chosen by herding in the embeddings of two random networks, from a random half of the real images."""
+    path, most = folder / f"herded-{seed}.pt", 4 * max(ITERATIONS)
     half = real.split(0.5, generator=seeded(seed))[0]
-    draws = seeded(seed)
-    embeds = [ConvNet(channels=3, image_size=32, classes=10, width=128, generator=draws).embed for _ in range(networks)]
+    if not path.exists():
+        draws = seeded(seed)
+        looks = [ConvNet(channels=3, image_size=32, width=128, generator=draws).embed for _ in range(2)]
+        begin = time.process_time()
+        views = (embedded(half.images[rows], partial(seen_by, looks)) for rows in half.rows_of_class)
+        chosen = [rows[herding_order(x, most)] for rows, x in zip(half.rows_of_class, views, strict=True)]
+        files.write({"chosen": torch.stack(chosen), "seconds": round(time.process_time() - begin)}, path)
+    run = files.read(path, keys=("chosen", "seconds"))
+    return as_tiles(half.select(run["chosen"][:, : 4 * ipc].flatten())), {"seconds": run["seconds"]}
 
-    def embed(images):
-        seen = blurred(images)
-        return torch.cat([look(seen) for look in embeds], dim=1)
 
-    return as_tiles(herding(half, 4 * ipc, embed=embed))
+def seen_by(looks, images):
+    """What several networks see of images that were stored as tiles, (n, d')."""
+    seen = blurred(images)
+    return torch.cat([look(seen) for look in looks], dim=1)
 
 
 @torch.no_grad()
