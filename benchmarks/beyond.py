@@ -119,7 +119,7 @@ OTHER_JUDGES = {
     10: {"1,000 epochs": Recipe.reference(), "soft labels": JUDGES[10]},  # as published: two steps an epoch if decoded
 }
 TOP = {1: ("+ cross-entropy",), 10: ("chosen at ten", "in 16 bits")}
-SHORT = Translated.reference(steps=400, batch_size=64)  # on up to 64 images the judge of one image per class, bit for bit
+SHORT = Translated.reference(steps=400, batch_size=64)  # on up to 64 images it is the judge of one image per class
 BASELINES = ("Random", "Random tiles", "Herded tiles", "Surest tiles")
 CANDIDATES = 300  # of each class, from which a teacher takes the surest
 LOOKS = (1, 10, 30, 100, 300)  # steps after which networks look at digits
