@@ -17,12 +17,12 @@ Iterations are such that a set takes about five minutes of one core, or ten at t
 training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets of ten images on the tenth that
 was left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with
 a judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one,
-with up to 64 images in a step, ``soft`` on a teacher's labels. ``speed`` times a step of the first rungs in turns,
-since seconds in rows of different machines do not compare. ``judges`` scores sets by other judges, too: for longer, at
-one image with cutmix, and on the labels of a network that saw the training images for a while. ``digits`` does both on
-digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the real ones, for networks
-that were trained for a while, from ten first weights, in three minutes. Results go to dmtutor/results/beyond.json, row
-by row. One thread does the work.
+with up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an
+image's own class. ``speed`` times a step of the first rungs in turns, since seconds in rows of different machines do
+not compare. ``judges`` scores sets by other judges, too: for longer, at one image with cutmix, and on the labels of a
+network that saw the training images for a while. ``digits`` does both on digits, in some ten minutes; ``gaps``
+measures how far the stored sets of digits are from the real ones, for networks that were trained for a while, from ten
+first weights, in three minutes. Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
 import argparse
@@ -56,7 +56,7 @@ from dmtutor import (
 from dmtutor.condensation import saved
 from dmtutor.coresets import embedded, herding_order
 from dmtutor.distribution_matching import mean_distance
-from dmtutor.evaluation import correctness, train_network
+from dmtutor.evaluation import correctness, soft_labels, train_network
 from dmtutor.idm import IDMSteps
 from dmtutor.mmd import Gaussian, mmd2
 from dmtutor.steps import start
@@ -287,6 +287,16 @@ def soft(table, real, images, name, ipc, seed, folder):
         table.judge(key, made[0], images, networks=1, recipe=SHORT, judge=str(SHORT), teacher=teacher, **made[1])
 
 
+def own_class(table, real, name, ipc, seed, folder):
+    """What probability the teacher gives the class of an image as a network sees it, mean over a set."""
+    key = {"experiment": "own class", "rung": name, "ipc": ipc, "seed": seed}
+    made = None if table.find(**key) else found(real, name, ipc, seed, folder)
+    if made:
+        seen = decode(made[0])
+        probabilities = soft_labels(trained_teacher(real, folder), seen).gather(1, seen.labels[:, None])
+        table.add({**key, "probability": round(float(probabilities.mean()), 4)})
+
+
 def choose(table, real, validation, name, seed, folder):
     """Score a set of ten stored images per class on the images held out, by the judge of one."""
     key = {"experiment": "validation", "rung": name, "ipc": 10, "seed": seed}
@@ -419,7 +429,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    tasks = ("condense", "choose", "test", "sizes", "soft", "speed", "judges", "digits", "gaps")
+    tasks = ("condense", "choose", "test", "sizes", "soft", "own-class", "speed", "judges", "digits", "gaps")
     parser.add_argument("task", choices=tasks)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
@@ -450,6 +460,8 @@ def main():
                 continue
             if asked.task == "choose":
                 choose(table, real, validation, name, seed, asked.runs)
+            elif asked.task == "own-class":
+                own_class(table, real, name, asked.ipc, seed, asked.runs)
             elif asked.task in ("sizes", "soft"):
                 score = {"sizes": sizes, "soft": soft}[asked.task]
                 score(table, real, images, name, asked.ipc, seed, asked.runs)
