@@ -5,7 +5,6 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER sizes [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER soft [WORD ...]
-    python benchmarks/beyond.py --data PATH.npz --runs FOLDER speed
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py digits
     python benchmarks/beyond.py gaps
@@ -18,11 +17,11 @@ training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores
 was left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with
 a judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one,
 with up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an
-image's own class. ``speed`` times a step of the first rungs in turns, since seconds in rows of different machines do
-not compare. ``judges`` scores sets by other judges, too: for longer, at one image with cutmix, and on the labels of a
-network that saw the training images for a while. ``digits`` does both on digits, in some ten minutes; ``gaps``
-measures how far the stored sets of digits are from the real ones, for networks that were trained for a while, from ten
-first weights, in three minutes. Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
+image's own class. Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too:
+for longer, at one image with cutmix, and on the labels of a network that saw the training images for a while.
+``digits`` does both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the
+real ones, for networks that were trained for a while, from ten first weights, in three minutes. Results go to
+dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
 import argparse
@@ -30,7 +29,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -79,13 +77,12 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "in 16 bits": {**MANY, "alpha": 1.0, "lr_img": 0.5, "amp": True},  # as chosen at ten, and quicker
     "half the step": {"pool": 0, "alpha": 0, "lr_img": 0.5},  # of decoding alone
     "DM, larger step": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: that of decoding
-    "DM, 550 steps": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # as many as rungs with a pool took
-    "+ decoding, 550 steps": {"pool": 0, "alpha": 0, "lr_img": 1.0},
+    "+ decoding, 550 steps": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # as many as rungs with a pool took
     "+ characteristic functions": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # in place of the means, after decoding
 }
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
-        "+ less noise": 180, "DM, larger step": 1200, "DM, 550 steps": 550, "+ decoding, 550 steps": 550,
+        "+ less noise": 180, "DM, larger step": 1200, "+ decoding, 550 steps": 550,
         "+ characteristic functions": 800},
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
@@ -357,28 +354,6 @@ def keep(synthetic, data, name):
     replace(synthetic, images=synthetic.images.half(), meta=meta).save(FOLDER / f"{data}_{FILES[name]}_1.pt")
 
 
-def speed(table, real, ipc, names=("DM", "+ decoding", "+ trained networks", "+ cross-entropy")):
-    """Seconds of a step of each rung, in turns, and of the training of a pool: what differs between machines."""
-    if table.find(experiment="speed", ipc=ipc):
-        return
-    trials = {name: make(real, name, ipc, 0).trial() for name in names}
-    seconds = {name: [] for name in names}
-    for turn in range(6):  # the first translates
-        for name, trial in trials.items():
-            begin = time.process_time()
-            for _ in range(10):
-                next(trial)
-            if turn:
-                seconds[name].append((time.process_time() - begin) / 10)
-    steps = POOL["pool_steps"] * POOL["pool"] // 2  # in all, of a pool: 0, 50, … 200 for its networks
-    begin = time.process_time()
-    train_network(real, recipe=Recipe.reference(steps=40, batch_size=64), generator=seeded(0))
-    pool = (time.process_time() - begin) / 40 * steps
-    for name in names:
-        table.add({"experiment": "speed", "rung": name, "ipc": ipc, "seconds": round(median(seconds[name]), 4),
-                   "pool_seconds": round(pool) if RUNGS[name]["pool"] else 0})
-
-
 def digits(table):
     """The first rungs on digits, one stored image per class: three sets each, all by the library's defaults."""
     train, images = load("mnist5k")
@@ -429,7 +404,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    tasks = ("condense", "choose", "test", "sizes", "soft", "own-class", "speed", "judges", "digits", "gaps")
+    tasks = ("condense", "choose", "test", "sizes", "soft", "own-class", "judges", "digits", "gaps")
     parser.add_argument("task", choices=tasks)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
@@ -448,9 +423,6 @@ def main():
         parser.error("--data and --runs are required")
     asked.runs.mkdir(exist_ok=True)
     real, validation, images = split(asked.data)
-    if asked.task == "speed":
-        speed(table, real, asked.ipc)
-        return
     for seed in asked.seeds:
         if asked.task == "judges":
             judges(table, real, images, asked.ipc, seed, asked.runs, asked.times, asked.words)
