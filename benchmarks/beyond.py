@@ -5,6 +5,7 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER sizes [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER soft [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER own-class [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py digits
     python benchmarks/beyond.py gaps
