@@ -3,6 +3,9 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER condense [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER choose [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER test [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER sizes [WORD ...] --ipc 10
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER soft [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER own-class [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py digits
     python benchmarks/beyond.py gaps
@@ -11,40 +14,48 @@ PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training imag
 networks' pool. ``condense`` makes sets of one or ten stored images per class (``--ipc``) for every rung of RUNGS whose
 name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDER once a minute and goes on from there.
 Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an hour for the
-training of a pool of 20. ``choose`` scores sets of ten images on the tenth that was left out. ``test`` scores sets on
-the test images, and random images and random tiles beside them, with a judge that takes the same number of steps on
-every set. ``--times`` T takes T times the iterations. ``judges`` scores sets by other judges, too: for longer, at
-one image with cutmix, and on the labels of a network that saw the training images for a while. ``digits`` does
-both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the real ones, for
-networks that were trained for a while, from ten first weights, in three minutes. Results go to
+training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets of ten images on the tenth that
+was left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with
+a judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one,
+with up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an
+image's own class. Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too:
+for longer, at one image with cutmix, and on the labels of a network that saw the training images for a while.
+``digits`` does both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the
+real ones, for networks that were trained for a while, from ten first weights, in three minutes. Results go to
 dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
 import argparse
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from cifar10 import split
 from store import FOLDER, Table, seeded
 
 from dmtutor import (
     Accuracies,
+    ConvNet,
     IDMConfig,
     Recipe,
+    as_tiles,
     decode,
     evaluate,
     files,
     idm_steps,
+    keyed_generator,
     load,
     random_subset,
     random_tiles,
     results,
 )
 from dmtutor.condensation import saved
+from dmtutor.coresets import embedded, herding_order
 from dmtutor.distribution_matching import mean_distance
-from dmtutor.evaluation import correctness, train_network
+from dmtutor.evaluation import correctness, soft_labels, train_network
 from dmtutor.idm import IDMSteps
 from dmtutor.mmd import Gaussian, mmd2
 from dmtutor.steps import start
@@ -66,13 +77,18 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "less entropy": {**MANY, "alpha": 0.3, "lr_img": 1.0, "amp": True},
     "in 16 bits": {**MANY, "alpha": 1.0, "lr_img": 0.5, "amp": True},  # as chosen at ten, and quicker
     "half the step": {"pool": 0, "alpha": 0, "lr_img": 0.5},  # of decoding alone
+    "DM, larger step": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: that of decoding
+    "+ decoding, 550 steps": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # as many as rungs with a pool took
+    "+ characteristic functions": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # in place of the means, after decoding
 }
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
-        "+ less noise": 180},
+        "+ less noise": 180, "DM, larger step": 1200, "+ decoding, 550 steps": 550,
+        "+ characteristic functions": 800},
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
-         "half the step": 350},
+         "half the step": 350, "DM, larger step": 350},
+    50: {},
 }
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
@@ -81,12 +97,29 @@ DIGITS = {
     "+ cross-entropy": {"pool": 6, "pool_steps": 200, "alpha": 10.0, "iterations": 200},
 }
 FILES = {"+ decoding": "decoding", "+ trained networks": "trained", "+ cross-entropy": "idm"}
-JUDGES = {1: Recipe.reference(steps=400), 10: Recipe.reference(steps=1000)}
+
+
+class Translated(Recipe):
+    """The same judge, its network through torch.compile: quicker, and other bits in the last place."""
+
+    def network(self, images, classes, *, generator):
+        network = super().network(images, classes, generator=generator)
+        network.compile(dynamic=False)
+        return network
+
+    def __repr__(self):
+        return super().__repr__().replace("Translated", "Recipe")
+
+
+JUDGES = {1: Translated.reference(steps=400), 10: Translated.reference(steps=1000)}
 OTHER_JUDGES = {
-    1: {"cutmix, longer": Recipe.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]},
+    1: {"cutmix, longer": Translated.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]},
     10: {"1,000 epochs": Recipe.reference(), "soft labels": JUDGES[10]},  # as published: two steps an epoch if decoded
 }
 TOP = {1: ("+ cross-entropy",), 10: ("chosen at ten", "in 16 bits")}
+SHORT = Translated.reference(steps=400, batch_size=64)  # on up to 64 images it is the judge of one image per class
+BASELINES = ("Random", "Random tiles", "Herded tiles", "Surest tiles")
+CANDIDATES = 300  # of each class, from which a teacher takes the surest
 LOOKS = (1, 10, 30, 100, 300)  # steps after which networks look at digits
 TEACHER = Recipe(width=128, steps=400, batch_size=64, lr=0.01)
 
@@ -102,6 +135,26 @@ class Kernel(IDMSteps):
         return squared * discrepancy + self.cross_entropy(syn, labels)
 
 
+class CharacteristicFunctions(IDMSteps):
+    """NCFM's distance of a class, without its pool, its cross-entropy and its sampling network."""
+
+    frequencies, scale = 1024, 560.0  # so that its first gradient is as long as that of the means
+
+    def draws(self, iteration):
+        """Frequencies t, (d', 1024), normal."""
+        draw = keyed_generator(self.root, "method", iteration)
+        return (torch.randn(self.network.embedding_dim, self.frequencies, generator=draw),)
+
+    def distance(self, real, syn, labels):
+        """The mean of |Φ(t) − Φ̃(t)|, Φ(t) the mean of exp(i⟨t, ψ⟩) over images whose ψ have length 1."""
+        angles = [F.normalize(views, dim=-1) @ self.drawn[0] for views in (real, syn)]  # (k, n, 1024) each
+        cosine, sine = (f(angles[0]).mean(1) - f(angles[1]).mean(1) for f in (torch.cos, torch.sin))
+        return self.scale * torch.hypot(cosine, sine).mean(1)
+
+
+LOSSES = {"+ kernel": Kernel, "+ characteristic functions": CharacteristicFunctions}
+
+
 def run_file(folder, name, ipc, seed, times=1):
     many = ("" if ipc == 1 else f"-{ipc}") + ("" if times == 1 else f"-x{times}")
     return folder / f"beyond-{name.replace('+', '').replace(' ', '')}{many}-{seed}.pt"
@@ -111,7 +164,7 @@ def make(real, name, ipc, seed, times=1):
     """The steps of a run, before the first."""
     fields = {**COMMON, **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][name]}
     fields["lr_img"] *= ipc
-    return start(Kernel if "kernel" in name else IDMSteps, IDMConfig, real, IDMConfig(**fields), seeded(seed))
+    return start(LOSSES.get(name, IDMSteps), IDMConfig, real, IDMConfig(**fields), seeded(seed))
 
 
 def condense(real, name, ipc, seed, folder, times):
@@ -151,6 +204,10 @@ def found(real, name, ipc, seed, folder, times=1):
         return random_subset(real, ipc, generator=seeded(seed)), {}
     if name == "Random tiles":
         return random_tiles(real, ipc, generator=seeded(seed)), {}
+    if name == "Herded tiles":
+        return herded_tiles(real, ipc, seed, folder)
+    if name == "Surest tiles":
+        return surest_tiles(real, ipc, seed, trained_teacher(real, folder)), {}
     path = run_file(folder, name, ipc, seed, times)
     if not path.exists():
         return None
@@ -160,6 +217,42 @@ def found(real, name, ipc, seed, folder, times=1):
     if steps.iteration < len(steps):
         return None
     return steps.synthetic, {"iterations": len(steps), "seconds": round(run["seconds"])}
+
+
+def blurred(images):
+    """Images as a network sees them after they were stored as tiles."""
+    return F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+
+
+def herded_tiles(real, ipc, seed, folder):
+    """Tiles chosen by herding in the embeddings of two random networks, from a random half of the real images."""
+    path, most = folder / f"herded-{seed}.pt", 4 * max(ITERATIONS)
+    half = real.split(0.5, generator=seeded(seed))[0]
+    if not path.exists():
+        draws = seeded(seed)
+        looks = [ConvNet(channels=3, image_size=32, width=128, generator=draws).embed for _ in range(2)]
+        begin = time.process_time()
+        views = (embedded(half.images[rows], partial(seen_by, looks)) for rows in half.rows_of_class)
+        chosen = [rows[herding_order(x, most)] for rows, x in zip(half.rows_of_class, views, strict=True)]
+        files.write({"chosen": torch.stack(chosen), "seconds": round(time.process_time() - begin)}, path)
+    run = files.read(path, keys=("chosen", "seconds"))
+    return as_tiles(half.select(run["chosen"][:, : 4 * ipc].flatten())), {"seconds": run["seconds"]}
+
+
+def seen_by(looks, images):
+    """What several networks see of images that were stored as tiles, (n, d')."""
+    seen = blurred(images)
+    return torch.cat([look(seen) for look in looks], dim=1)
+
+
+@torch.no_grad()
+def surest_tiles(real, ipc, seed, teacher):
+    """Of some random images of each class those whose class a teacher is surest of, once they are tiles."""
+    some = random_subset(real, CANDIDATES, generator=seeded(seed))
+    answers = torch.cat([teacher(blurred(block)).log_softmax(1) for block in some.images.split(100)])
+    sure = answers.gather(1, some.labels[:, None])[:, 0].view(len(some.classes), CANDIDATES)
+    best = sure.topk(4 * ipc).indices + CANDIDATES * torch.arange(len(some.classes))[:, None]
+    return as_tiles(some.select(best.flatten()))
 
 
 def test(table, real, images, name, ipc, seed, folder, times):
@@ -173,6 +266,33 @@ def test(table, real, images, name, ipc, seed, folder, times):
     key = {"experiment": "test" if times == 1 else "longer", "rung": name, "ipc": ipc, "seed": seed}
     # A new set tells more than a second network.
     table.judge(key, synthetic, images, networks=1, recipe=JUDGES[ipc], judge=str(JUDGES[ipc]), **spent)
+
+
+def sizes(table, real, images, name, ipc, seed, folder):
+    """Score a set of ten or fifty images per class by SHORT, the judge of one image per class."""
+    key = {"experiment": "sizes", "rung": name, "ipc": ipc, "seed": seed}
+    made = None if table.find(**key) else found(real, name, ipc, seed, folder)
+    if made:
+        table.judge(key, made[0], images, networks=1, recipe=SHORT, judge=str(SHORT), **made[1])
+
+
+def soft(table, real, images, name, ipc, seed, folder):
+    """Score a set by SHORT on the labels of the teacher, which is scored itself."""
+    key = {"experiment": "soft", "rung": name, "ipc": ipc, "seed": seed}
+    made = None if table.find(**key) else found(real, name, ipc, seed, folder)
+    if made:
+        teacher = scored_teacher(table, real, images, folder, experiment="soft")
+        table.judge(key, made[0], images, networks=1, recipe=SHORT, judge=str(SHORT), teacher=teacher, **made[1])
+
+
+def own_class(table, real, name, ipc, seed, folder):
+    """What probability the teacher gives the class of an image as a network sees it, mean over a set."""
+    key = {"experiment": "own class", "rung": name, "ipc": ipc, "seed": seed}
+    made = None if table.find(**key) else found(real, name, ipc, seed, folder)
+    if made:
+        seen = decode(made[0])
+        probabilities = soft_labels(trained_teacher(real, folder), seen).gather(1, seen.labels[:, None])
+        table.add({**key, "probability": round(float(probabilities.mean()), 4)})
 
 
 def choose(table, real, validation, name, seed, folder):
@@ -202,17 +322,29 @@ def judges(table, real, images, ipc, seed, folder, times, words):
                 continue
             synthetic, spent = made
             if judge == "soft labels" and not with_teacher:
-                with_teacher = {"teacher": trained_teacher(table, real, images)}
+                with_teacher = {"teacher": scored_teacher(table, real, images, folder)}
             soft = with_teacher if judge == "soft labels" else {}
             table.judge(row, synthetic, images, networks=1, recipe=recipe, **spent, **soft)
 
 
-def trained_teacher(table, real, images):
-    """The network whose labels are soft; its own accuracy is a row."""
-    teacher = train_network(real, recipe=TEACHER, generator=seeded(100))
-    if table.find(experiment="judge", judge="teacher") is None:
+def trained_teacher(real, folder):
+    """The network whose labels are soft, and that says which tiles it is surest of."""
+    path = folder / "teacher.pt"
+    if not path.exists():
+        network = train_network(real, recipe=TEACHER, generator=seeded(100))
+        files.write({"parameters": [p.detach() for p in network.parameters()]}, path)
+    teacher = TEACHER.network(real.images, len(real.classes), generator=seeded(0)).requires_grad_(False).eval()
+    for ours, trained in zip(teacher.parameters(), files.read(path, keys=["parameters"])["parameters"], strict=True):
+        ours.copy_(trained)
+    return teacher
+
+
+def scored_teacher(table, real, images, folder, experiment="judge"):
+    """The teacher; its own accuracy is a row."""
+    teacher = trained_teacher(real, folder)
+    if table.find(experiment=experiment, judge="teacher") is None:
         accuracies = Accuracies(correctness(teacher, images)[None, None])
-        row = {"experiment": "judge", "ipc": 1, "judge": "teacher", "recipe": str(TEACHER)}
+        row = {"experiment": experiment, "ipc": 1, "judge": "teacher", "recipe": str(TEACHER)}
         table.add({**row, "accuracies": results.pack(accuracies)})
     return teacher
 
@@ -273,7 +405,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("task", choices=("condense", "choose", "test", "judges", "digits", "gaps"))
+    tasks = ("condense", "choose", "test", "sizes", "soft", "own-class", "judges", "digits", "gaps")
+    parser.add_argument("task", choices=tasks)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
@@ -295,11 +428,16 @@ def main():
         if asked.task == "judges":
             judges(table, real, images, asked.ipc, seed, asked.runs, asked.times, asked.words)
             continue
-        for name in ("Random", "Random tiles", *ITERATIONS[asked.ipc]):
+        for name in (*BASELINES, *ITERATIONS[asked.ipc]):
             if not all(word in name for word in asked.words):
                 continue
             if asked.task == "choose":
                 choose(table, real, validation, name, seed, asked.runs)
+            elif asked.task == "own-class":
+                own_class(table, real, name, asked.ipc, seed, asked.runs)
+            elif asked.task in ("sizes", "soft"):
+                score = {"sizes": sizes, "soft": soft}[asked.task]
+                score(table, real, images, name, asked.ipc, seed, asked.runs)
             elif asked.task == "test":
                 test(table, real, images, name, asked.ipc, seed, asked.runs, asked.times)
             elif name in RUNGS:

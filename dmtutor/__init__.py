@@ -6,7 +6,7 @@ from .augmentation import SiameseAugment
 from .condensation import condense
 from .coresets import herding, k_center, random_subset
 from .data import LabeledImages
-from .decoding import decode, random_tiles
+from .decoding import as_tiles, decode, random_tiles
 from .distribution_matching import DMConfig, dm_steps, mean_distance
 from .evaluation import Recipe, evaluate, train_network
 from .exchange import export, load_exported, load_published
@@ -18,7 +18,7 @@ from .sources import from_arrays, from_dataset, load
 from .unrolling import DDConfig, dd_steps
 
 __all__ = ["Accuracies", "ConvNet", "DCConfig", "DDConfig", "DMConfig", "DSAConfig", "IDMConfig", "LabeledImages",
-           "Recipe", "SiameseAugment", "__version__", "condense", "dc_steps", "dd_steps", "decode", "dm_steps",
-           "evaluate", "export", "from_arrays", "from_dataset", "herding", "idm_steps", "k_center", "keyed_generator",
-           "load", "load_exported", "load_published", "mean_distance", "random_subset", "random_tiles", "root_seed",
-           "train_network"]
+           "Recipe", "SiameseAugment", "__version__", "as_tiles", "condense", "dc_steps", "dd_steps", "decode",
+           "dm_steps", "evaluate", "export", "from_arrays", "from_dataset", "herding", "idm_steps", "k_center",
+           "keyed_generator", "load", "load_exported", "load_published", "mean_distance", "random_subset",
+           "random_tiles", "root_seed", "train_network"]

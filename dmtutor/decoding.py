@@ -132,9 +132,43 @@ def random_tiles(real, ipc, *, factor=2, generator):
     """
     check_factor(factor, real.images.shape[2:])
     many = tuple(n * factor**2 for n in ipc) if isinstance(ipc, tuple) else ipc * factor**2
-    chosen = random_subset(real, many, generator=generator)
-    meta = {**chosen.meta, **({"factor": factor} if factor > 1 else {})}
-    return replace(chosen, images=shrink(chosen.images, factor), labels=chosen.labels[:: factor**2], meta=meta)
+    return as_tiles(random_subset(real, many, generator=generator), factor=factor)
+
+
+def as_tiles(data, *, factor=2):
+    """Store images that were chosen, each factor² of them in the pixels of one.
+
+    Parameters
+    ----------
+    data : LabeledImages
+        Whose images are of one class in each factor² that follow one another, as those of `random_subset`, `herding`
+        and `k_center` are for a multiple of factor² of each class.
+    factor : int
+        An image holds so many in a row and in a column.
+
+    Returns
+    -------
+    LabeledImages
+        A factor²-th as many images; `decode` shows them.
+
+    Raises
+    ------
+    ValueError
+        If ``factor`` does not divide the sides, or an image would hold parts of two classes.
+
+    Examples
+    --------
+    >>> from dmtutor import herding, load
+    >>> train, _ = load("mnist5k")
+    >>> as_tiles(herding(train, 8))
+    LabeledImages(20 images of 1×28×28, 10 classes)
+    """
+    check_factor(factor, data.images.shape[2:])
+    if len(data) % factor**2 or data.labels.view(-1, factor**2).diff().any():
+        raise ValueError(f"data must hold a multiple of factor² = {factor**2} images of each class, one class after "
+                         f"the other; got {data.labels.bincount().tolist()}")
+    meta = {**data.meta, **({"factor": factor} if factor > 1 else {})}
+    return replace(data, images=shrink(data.images[:], factor), labels=data.labels[:: factor**2], meta=meta)
 
 
 def check_factor(factor, sides):

@@ -6,7 +6,18 @@ import torch.nn.functional as F
 from runs import real_images, seeded
 from torch.utils.data import DataLoader
 
-from dmtutor import LabeledImages, Recipe, decode, evaluate, export, load_exported, random_subset, random_tiles
+from dmtutor import (
+    LabeledImages,
+    Recipe,
+    as_tiles,
+    decode,
+    evaluate,
+    export,
+    herding,
+    load_exported,
+    random_subset,
+    random_tiles,
+)
 from dmtutor.decoding import enlarge, shrink, tiles
 
 QUICK = Recipe(steps=3, width=4, depth=1, augment="none")
@@ -68,6 +79,20 @@ def test_what_does_not_fit_is_refused(factor, ipc, message):
     with pytest.raises(ValueError) as caught:
         random_tiles(real_images(), ipc, factor=factor, generator=seeded())
     assert str(caught.value) == message
+
+
+def test_chosen_images_are_stored_in_their_order():
+    chosen = herding(real_images((8, 9, 7)), 4)
+    stored = as_tiles(chosen)
+    torch.testing.assert_close(tiles(stored.images, 2), F.avg_pool2d(chosen.images, 2))
+    assert torch.equal(decode(stored).labels, chosen.labels)
+
+
+def test_a_stored_image_is_of_one_class():
+    real = real_images((8, 9, 7))
+    for data in (real.select(torch.arange(7)), real.select(torch.arange(6, 10))):  # too few; of two classes
+        with pytest.raises(ValueError, match="data must hold a multiple of factor² = 4 images of each class"):
+            as_tiles(data)
 
 
 def test_a_judge_decodes(tmp_path):
