@@ -68,7 +68,7 @@ class Frozen(nn.Module):
             raise ValueError(f"pixels must lie in 0 … 1 for a pretrained network; got {low:.3g} … {high:.3g}: mean and "
                              "std of the data must be what its images were normalised by")
         with torch.no_grad():
-            shape = tuple(self(pixels[:1]).shape)
+            shape = tuple(self(pixels[:1].to(self.mean)).shape)
         if len(shape) != 2:
             raise ValueError(f"the network must give embeddings, (n, d'); got shape {shape}")
 
@@ -193,7 +193,7 @@ class PretrainedSteps(Steps):
     --------
     >>> from dmtutor import condense, load
     >>> class Mine(PretrainedSteps):
-    ...     networks = [Frozen(nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), mean=[0.5], std=[0.5], size=28)]
+    ...     networks = (Frozen(nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), mean=[0.5], std=[0.5], size=28),)
     >>> train, test = load("mnist5k")
     >>> condense(train, Mine, ipc=1, iterations=2, progress=False)
     LabeledImages(10 images of 1×28×28, 10 classes)
@@ -206,7 +206,7 @@ class PretrainedSteps(Steps):
 
     def __init__(self, real, config, root):
         if not self.networks:
-            raise ValueError(f"{type(self).__name__}.networks must be a list of Frozen networks; it is empty")
+            raise ValueError(f"{type(self).__name__}.networks must name Frozen networks; it is empty")
         for network in self.networks:
             network.check(real)
         super().__init__(real, config, root)
