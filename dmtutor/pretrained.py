@@ -160,7 +160,7 @@ class PretrainedConfig(Config):
 
     ipc: int | tuple[int, ...] = 1
     iterations: int = 400
-    lr_img: float = 0.01
+    lr_img: float = 0.003
     schedule: str = "linear"
     momentum: float = 0.9
     augment: str = "crop_flip"
