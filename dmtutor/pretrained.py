@@ -18,7 +18,7 @@ from .steps import Config, Steps
 
 
 class Frozen(nn.Module):
-    r"""A network as it is, φ, with the images that it expects: pixels in [0, 1] → embeddings.
+    r"""A network as it is, ψ, with the images that it expects: pixels in [0, 1] → embeddings.
 
     Parameters
     ----------
@@ -179,10 +179,10 @@ class PretrainedSteps(Steps):
 
     .. math:: \min_S \; \sum_c \Bigl( 1 - \cos \Bigl( \frac{1}{|S_c|} \sum_{s \in S_c} z(A(s, \omega)), \;
         \frac{1}{|T_c|} \sum_{x \in T_c} z(x) \Bigr) \Bigr), \qquad
-        z = \frac{\varphi - \mu}{\|\varphi - \mu\|}
+        z = \frac{\psi - \bar\psi}{\|\psi - \bar\psi\|}
 
-    with μ the mean of φ over all real images, which each network sees once. Steps are Adam's, on the levels of a
-    pyramid; the images stay within 0 … 1.
+    with :math:`\bar\psi` the mean of ψ over all real images, which each network sees once. Steps are Adam's, on
+    the levels of a pyramid; the images stay within 0 … 1.
 
     Raises
     ------
