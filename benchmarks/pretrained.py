@@ -35,11 +35,11 @@ from dmtutor.steps import start
 SIDE = 96
 PARTS = {"train": ("train", 0, 300), "validation": ("train", 300, 400), "test": ("test", 0, 500)}
 NETWORKS = ("Lite0", "Lite1", "Lite2")
-STEP = {"lr_img": 0.003}  # as chosen on the images held out
-SHORT = {**STEP, "iterations": 200}
+LONG = {"lr_img": 0.003, "iterations": 400}  # the step as chosen on the images held out
+SHORT = {"lr_img": 0.003, "iterations": 150}
 RUNS = {  # name: (method, networks, fields)
-    "one network": ("Means", "Lite0", STEP),
-    "two networks": ("Means", "Lite0 Lite1", STEP),
+    "one network": ("Means", "Lite0", LONG),
+    "two networks": ("Means", "Lite0 Lite1", LONG),
     "means": ("Means", "Lite0", SHORT),
     "heads 0": ("Heads", "Lite0", {**SHORT, "scale": 0.0}),
     "heads 3": ("Heads", "Lite0", {**SHORT, "scale": 3.0}),
