@@ -46,6 +46,7 @@ RUNS = {  # name: (method, networks, fields)
     "heads 1": ("Heads", "Lite0", {**SHORT, "scale": 1.0}),
     "heads 0.3": ("Heads", "Lite0", {**SHORT, "scale": 0.3}),
     "plain pixels": ("Means", "Lite0", {**SHORT, "levels": 1}),
+    "no augmentation": ("Means", "Lite0", {**SHORT, "augment": "none"}),
     "not centred": ("NotCentred", "Lite0", SHORT),
     "squared distance": ("Squared", "Lite0", SHORT),
     "heads 10": ("Heads", "Lite0", {**SHORT, "scale": 10.0}),
@@ -54,9 +55,9 @@ TRIALS = {  # of one set each, 60 steps
     f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, "lr_img": lr, **more})
     for lr in (0.001, 0.003, 0.01, 0.03)
     for name, method, more in (("means", "Means", {}), ("heads 3", "Heads", {"scale": 3.0}),
-                               ("plain pixels", "Means", {"levels": 1}), ("bare", "Means", {"augment": "none"}))
+                               ("plain pixels", "Means", {"levels": 1}), ("no augmentation", "Means", {"augment": "none"}))
 }
-FROM_SCRATCH = Recipe.reference(steps=400)
+FROM_SCRATCH = Recipe(steps=400)
 
 
 @functools.cache
@@ -271,6 +272,7 @@ def test(table, path, folder, seeds):
                 print(f"{key}: {found}", flush=True)
 
         centre, means = class_means(z, train)
+        geometry(table, name, z, means, train)
         add("Random", [(z[rows], train.labels[rows]) for rows in (random_rows(train, i) for i in range(10))])
         chosen_by = features(folder, "Lite0")["train"]
         for method, centred in (("Nearest", True), ("Nearest, not centred", False)):
@@ -283,6 +285,18 @@ def test(table, path, folder, seeds):
             add(run, [(network(name).embed(one), one.labels) for one in sets], seconds=seconds)
         sets, _ = made(path, folder, "one network", seeds)
         add("one network, 8 bits", [(network(name).embed(in_8_bits(one)), one.labels) for one in sets])
+
+
+def geometry(table, name, z, means, train):
+    """How alike class means point, as they are and centred, and how long they are among features of length 1."""
+    key = {"experiment": "geometry", "network": name}
+    if table.find(**key) is None:
+        raw = torch.stack([z[rows].mean(0) for rows in train.rows_of_class])
+        others = ~torch.eye(len(raw), dtype=torch.bool)
+        cosine = {which: (F.normalize(m, dim=1) @ F.normalize(m, dim=1).T)[others].mean()
+                  for which, m in (("raw", raw), ("centred", means))}
+        table.add({**key, **{which: round(float(c), 3) for which, c in cosine.items()},
+                   "length": round(float(means.norm(dim=1).mean()), 3)})
 
 
 def in_8_bits(one):
