@@ -54,8 +54,10 @@ RUNS = {  # name: (method, networks, fields)
 TRIALS = {  # of one set each, 60 steps
     f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, "lr_img": lr, **more})
     for lr in (0.001, 0.003, 0.01, 0.03)
-    for name, method, more in (("means", "Means", {}), ("heads 3", "Heads", {"scale": 3.0}),
-                               ("plain pixels", "Means", {"levels": 1}), ("no augmentation", "Means", {"augment": "none"}))
+    for name, method, more in (
+        ("means", "Means", {}), ("heads 3", "Heads", {"scale": 3.0}), ("plain pixels", "Means", {"levels": 1}),
+        ("no augmentation", "Means", {"augment": "none"}),
+    )
 }
 FROM_SCRATCH = Recipe(steps=400)
 
