@@ -286,7 +286,8 @@ def test(table, path, folder, seeds):
             sets, seconds = made(path, folder, run, seeds)
             add(run, [(network(name).embed(one), one.labels) for one in sets], seconds=seconds)
         sets, _ = made(path, folder, "one network", seeds)
-        add("one network, 8 bits", [(network(name).embed(in_8_bits(one)), one.labels) for one in sets])
+        for how, change in (("8 bits", in_8_bits), ("blurred", blurred)):
+            add(f"one network, {how}", [(network(name).embed(change(one)), one.labels) for one in sets])
 
 
 def geometry(table, name, z, means, train):
@@ -305,6 +306,22 @@ def in_8_bits(one):
     """The pixels as a PNG file would keep them."""
     pixels = (one.pixels.clamp(0, 1) * 255).round() / 255
     return replace(one, images=(pixels - one.mean.view(-1, 1, 1)) / one.std.view(-1, 1, 1))
+
+
+def blurred(one):
+    """The same images without what 32 × 32 pixels cannot hold, as the real ones are."""
+    return replace(one, images=F.interpolate(F.avg_pool2d(one.images, 3), size=SIDE, mode="bilinear"))
+
+
+def change(table, path, folder, seeds):
+    """How far the pixels of a run went from where they began, on average, where white is 1."""
+    for run in RUNS:
+        key = {"experiment": "change", "run": run}
+        sets, _ = made(path, folder, run, seeds)
+        if sets and table.find(**key) is None:
+            moved = [(one.pixels - make(path, folder, run, seed).synthetic.pixels).abs().mean()
+                     for one, seed in zip(sets, seeds, strict=True)]
+            table.add({**key, "mean": [round(float(m), 4) for m in moved]})
 
 
 def scratch(table, path, folder, seeds):
@@ -361,6 +378,7 @@ def main():
         choose(table, asked.data, asked.runs)
     elif asked.task == "test":
         test(table, asked.data, asked.runs, asked.seeds)
+        change(table, asked.data, asked.runs, asked.seeds)
         keep(asked.data, asked.runs)
     else:
         scratch(table, asked.data, asked.runs, asked.seeds)
