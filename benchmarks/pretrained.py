@@ -280,6 +280,8 @@ def test(table, path, folder, seeds):
         for method, centred in (("Nearest", True), ("Nearest, not centred", False)):
             chosen = [nearest_rows(train, chosen_by, i, centred) for i in range(10)]
             add(method, [(z[rows], train.labels[rows]) for rows in chosen])
+        chosen = [blurred(train.select(nearest_rows(train, chosen_by, i))) for i in range(10)]
+        add("Nearest, blurred", [(network(name).embed(one), one.labels) for one in chosen])
         add("Mean vectors", [(means, torch.arange(10))], unit(seen, centre))
         add("All images", [(z, train.labels)])
         for run in RUNS:
