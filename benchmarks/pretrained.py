@@ -36,7 +36,7 @@ SIDE = 96
 PARTS = {"train": ("train", 0, 300), "validation": ("train", 300, 400), "test": ("test", 0, 500)}
 NETWORKS = ("Lite0", "Lite1", "Lite2")
 LONG = {"lr_img": 0.003, "iterations": 400}  # the step as chosen on the images held out
-SHORT = {"lr_img": 0.003, "iterations": 150}
+SHORT = {"lr_img": 0.003, "iterations": 60}
 RUNS = {  # name: (method, networks, fields)
     "one network": ("Means", "Lite0", LONG),
     "two networks": ("Means", "Lite0 Lite1", LONG),
@@ -50,6 +50,7 @@ RUNS = {  # name: (method, networks, fields)
     "not centred": ("NotCentred", "Lite0", SHORT),
     "squared distance": ("Squared", "Lite0", SHORT),
     "heads 10": ("Heads", "Lite0", {**SHORT, "scale": 10.0}),
+    "heads 3, longer": ("Heads", "Lite0", {**LONG, "scale": 3.0}),
 }
 TRIALS = {  # of one set each, 60 steps
     f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, "lr_img": lr, **more})
