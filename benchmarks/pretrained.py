@@ -30,16 +30,18 @@ from store import FOLDER, Table, seeded
 from dmtutor import Accuracies, LabeledImages, Recipe, files, keyed_generator, results
 from dmtutor.condensation import saved
 from dmtutor.pretrained import PretrainedConfig, PretrainedSteps, class_means, efficientnet_lite, probe, unit
-from dmtutor.steps import start
+from dmtutor.steps import Steps, start
 
 SIDE = 96
 PARTS = {"train": ("train", 0, 300), "validation": ("train", 300, 400), "test": ("test", 0, 500)}
 NETWORKS = ("Lite0", "Lite1", "Lite2")
-LONG = {"lr_img": 0.003, "iterations": 400}  # the step as chosen on the images held out
-SHORT = {"lr_img": 0.003, "iterations": 60}
+LONG = {"lr_img": 0.003, "iterations": 400}  # steps as chosen on the images held out
+SHORT = {"lr_img": 0.001, "iterations": 60}
 RUNS = {  # name: (method, networks, fields)
     "one network": ("Means", "Lite0", LONG),
     "two networks": ("Means", "Lite0 Lite1", LONG),
+    "one network, random start": ("RandomStart", "Lite0", LONG),
+    "two networks, random start": ("RandomStart", "Lite0 Lite1", LONG),
     "means": ("Means", "Lite0", SHORT),
     "heads 0": ("Heads", "Lite0", {**SHORT, "scale": 0.0}),
     "heads 3": ("Heads", "Lite0", {**SHORT, "scale": 3.0}),
@@ -50,14 +52,14 @@ RUNS = {  # name: (method, networks, fields)
     "not centred": ("NotCentred", "Lite0", SHORT),
     "squared distance": ("Squared", "Lite0", SHORT),
     "heads 10": ("Heads", "Lite0", {**SHORT, "scale": 10.0}),
-    "heads 3, longer": ("Heads", "Lite0", {**LONG, "scale": 3.0}),
+    "heads 3, longer": ("Heads", "Lite0", {**LONG, "lr_img": 0.001, "scale": 3.0}),
 }
-TRIALS = {  # of one set each, 60 steps
+TRIALS = {  # of one set each, 60 steps from random images
     f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, "lr_img": lr, **more})
     for lr in (0.001, 0.003, 0.01, 0.03)
     for name, method, more in (
-        ("means", "Means", {}), ("heads 3", "Heads", {"scale": 3.0}), ("plain pixels", "Means", {"levels": 1}),
-        ("no augmentation", "Means", {"augment": "none"}),
+        ("means", "RandomStart", {}), ("heads 3", "HeadsRandomStart", {"scale": 3.0}),
+        ("plain pixels", "RandomStart", {"levels": 1}), ("no augmentation", "RandomStart", {"augment": "none"}),
     )
 }
 FROM_SCRATCH = Recipe(steps=400)
@@ -75,25 +77,25 @@ class Means(PretrainedSteps):
         return features(self.folder, self.names[k])["train"]
 
 
+class RandomStart(Means):
+    """The same from random images."""
+
+    first_images = Steps.first_images
+
+
 class NotCentred(Means):
     """The same, where the centre of the features is zero."""
 
-    def loss_and_gradient(self):
-        if not self.means:
-            self.means = [self.raw_means(k) for k in range(len(self.network))]
-        return super().loss_and_gradient()
-
-    def raw_means(self, k):
-        seen = F.normalize(self.real_features(k), dim=1)
+    def real_means(self, features):
+        seen = F.normalize(features, dim=1)
         return seen.new_zeros(seen.shape[1]), torch.stack([seen[rows].mean(0) for rows in self.real.rows_of_class])
 
 
 class Squared(NotCentred):
     """Distribution matching to the letter: the squared distance of the means of the features as they are."""
 
-    def raw_means(self, k):
-        seen = self.real_features(k)
-        return seen.new_zeros(seen.shape[1]), torch.stack([seen[rows].mean(0) for rows in self.real.rows_of_class])
+    def real_means(self, features):
+        return torch.zeros(features.shape[1]), torch.stack([features[r].mean(0) for r in self.real.rows_of_class])
 
     def view(self, images, c):
         draws = keyed_generator(self.root, "augment", self.iteration, c)
@@ -118,8 +120,7 @@ class Heads(Means):
     config_type = HeadsConfig
 
     def loss_and_gradient(self):
-        if not self.means:
-            self.means = [class_means(self.real_features(k), self.real) for k in range(len(self.network))]
+        self.look()
         k, images = self.iteration % len(self.network), self.images.clone().requires_grad_()
         seen = torch.cat([self.view(part, c) for c, part in zip(self.classes, images.split(self.ipc), strict=True)])
         real, losses = unit(self.real_features(k), self.means[k][0]), []
@@ -132,13 +133,19 @@ class Heads(Means):
         return loss.detach(), *torch.autograd.grad(loss, images)
 
 
+class HeadsRandomStart(Heads):
+    """The same from random images."""
+
+    first_images = Steps.first_images
+
+
 def head_gradient(seen, labels, head):
     """Gradient of the mean cross-entropy by the weights and the biases, which are zero, of a head: (K d' + K,)."""
     excess = (seen @ head.T).softmax(1) - F.one_hot(labels, len(head))
     return torch.cat([(excess.T @ seen).flatten(), excess.sum(0)]) / len(seen)
 
 
-KINDS = {kind.__name__: kind for kind in (Means, Heads, NotCentred, Squared)}
+KINDS = {kind.__name__: kind for kind in (Means, RandomStart, Heads, HeadsRandomStart, NotCentred, Squared)}
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from torch import nn
 from . import threads
 from .accuracies import Accuracies
 from .checks import check_positive
+from .coresets import herding_order
 from .decoding import pyramid
 from .mapped import fingerprint
 from .randomness import keyed_generator
@@ -152,6 +153,8 @@ class PretrainedConfig(Config):
         Of Adam's first moment; that of the second is 0.999.
     augment : str
         What the learned images are shown under; the real ones are seen once, as they are.
+    init : {"real", "noise"}
+        Start from real images near the mean of their class, or from Gaussian noise.
     levels : int
         Of the :func:`~dmtutor.decoding.pyramid`; 1 for plain pixels.
     batch_real, width, norm, activation, pooling
@@ -202,7 +205,7 @@ class PretrainedSteps(Steps):
     config_type = PretrainedConfig
     variables = ("images", "momentum", "second", "levels")
     networks = ()
-    means = ()  # of each network: the centre, (d',), and the mean of each class in unit features, (K, d')
+    means = ()  # of each network, see real_means
 
     def __init__(self, real, config, root):
         if not self.networks:
@@ -243,15 +246,32 @@ class PretrainedSteps(Steps):
         return loss, {"images": self.show(levels), "levels": levels, "momentum": momentum, "second": second}
 
     def loss_and_gradient(self):
-        if not self.means:
-            self.means = [class_means(self.real_features(k), self.real) for k in range(len(self.network))]
+        self.look()
         parts = zip(self.classes, self.images.split(self.ipc), strict=True)
         losses, gradients = zip(*threads.parallel_map(self._match, parts, self.images.device), strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
 
+    def look(self):
+        """Let the networks see the real images that have not yet: before the first step."""
+        for k in range(len(self.means), len(self.network)):
+            self.means = [*self.means, self.real_means(self.real_features(k))]
+
     def real_features(self, k):
         """What network k sees in the real images: (n, d')."""
         return self.network[k].embed(self.real)
+
+    def real_means(self, features):
+        """What the images are to match: the centre, (d',), and the mean of each class in unit features, (K, d')."""
+        return class_means(features, self.real)
+
+    def first_images(self, generator):
+        """Of a random half of each class the images that herding chooses, by unit features of the first network."""
+        features, chosen = self.real_features(0), []
+        self.means, centre = [self.real_means(features)], features.mean(0)
+        for rows, n in zip(self.real.rows_of_class, self.ipc, strict=True):
+            half = rows[torch.randperm(len(rows), generator=generator)[: max(n, len(rows) // 2)].to(rows.device)]
+            chosen.append(half[herding_order(unit(features[half], centre), n)])
+        return self.real.select(torch.cat(chosen))
 
     def view(self, images, c):
         """Unit features of augmented images of class c, through the network whose turn it is: (m, d')."""
@@ -273,7 +293,7 @@ class PretrainedSteps(Steps):
     def trial(self):
         """A copy to measure a few steps on, whose means are of one image of each class."""
         trial, few = super().trial(), self.real.select(torch.stack([rows[0] for rows in self.real.rows_of_class]))
-        trial.means = self.means or [class_means(network.embed(few), few) for network in self.network]
+        trial.means = [*self.means, *(class_means(n.embed(few), few) for n in self.network[len(self.means) :])]
         return trial
 
     @property

@@ -55,7 +55,7 @@ def make(kind=Two, real=None, **fields):
 def written_out(real, networks, iterations=4):
     """The loop by torch's own Adam and interpolation, for classes of two images, in one graph."""
     steps = make(real=real)
-    start = steps.pixels(random_subset(real, 2, generator=keyed_generator(steps.root, "init")).images).clamp(0, 1)
+    start = steps.pixels(steps.images).clamp(0, 1)
     levels = [start.clone(), torch.zeros_like(start[..., :4, :4]), torch.zeros_like(start[..., :2, :2])]
     adam = torch.optim.Adam([level.requires_grad_() for level in levels], lr=0.05)
     for i in range(iterations):
@@ -99,7 +99,20 @@ def test_any_number_of_threads_and_a_run_that_goes_on_give_the_same_bits():
     again = make()
     again.load_state_dict(begun.state_dict())
     again.real_features = lambda k: pytest.fail("the means are in the state")
+    assert len(make().means) == 1 and len(again.means) == 2
     assert torch.equal(again.finish().images, whole)
+
+
+def test_a_run_starts_from_images_near_the_mean_of_their_class():
+    real, network = real_images((40, 40, 40)), frozen()
+    features = network.embed(real)
+    centre, means = class_means(features, real)
+    steps = make(One, real=real, ipc=1)
+    near = F.cosine_similarity(unit(network.embed(steps.synthetic), centre), means)
+    for c, rows in enumerate(real.rows_of_class):
+        assert (near[c] >= F.cosine_similarity(unit(features[rows], centre), means[c])).double().mean() > 0.75
+    assert not torch.equal(steps.images, make(One, real=real, ipc=1, seed=1).images)
+    assert not make(One, init="noise").means and make(One, init="noise").finish().images.shape == (6, 1, 8, 8)
 
 
 def test_a_state_of_other_networks_is_refused():
@@ -214,7 +227,7 @@ def test_in_one_call_with_a_checkpoint_and_from_the_shell(tmp_path, monkeypatch,
     assert torch.equal(condense(real_images(), Two, **FIELDS, progress=False, checkpoint=tmp_path / "run.pt").images,
                        made.images)
     assert made.meta["method"] == "Two" and made.meta["config"]["levels"] == 3
-    assert planning.step_seconds(make()) > 0 and not make().means
+    assert planning.step_seconds(make()) > 0
 
     pixels = (real_images().pixels[:, 0].clamp(0, 1) * 255).byte().numpy()
     labels = real_images().labels.numpy()
