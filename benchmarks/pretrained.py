@@ -35,13 +35,13 @@ from dmtutor.steps import Steps, start
 SIDE = 96
 PARTS = {"train": ("train", 0, 300), "validation": ("train", 300, 400), "test": ("test", 0, 500)}
 NETWORKS = ("Lite0", "Lite1", "Lite2")
-LONG = {"lr_img": 0.003, "iterations": 400}  # steps as chosen on the images held out
+LONG = {"lr_img": 0.003, "iterations": 200}  # step sizes as chosen on the images held out
 SHORT = {"lr_img": 0.001, "iterations": 60}
 RUNS = {  # name: (method, networks, fields)
     "one network": ("Means", "Lite0", LONG),
     "two networks": ("Means", "Lite0 Lite1", LONG),
-    "one network, random start": ("RandomStart", "Lite0", LONG),
-    "two networks, random start": ("RandomStart", "Lite0 Lite1", LONG),
+    "one network, random start": ("RandomStart", "Lite0", {**LONG, "iterations": 400}),
+    "two networks, random start": ("RandomStart", "Lite0 Lite1", {**LONG, "iterations": 400}),
     "means": ("Means", "Lite0", SHORT),
     "heads 0": ("Heads", "Lite0", {**SHORT, "scale": 0.0}),
     "heads 3": ("Heads", "Lite0", {**SHORT, "scale": 3.0}),
