@@ -35,7 +35,7 @@ from dmtutor.steps import Steps, start
 SIDE = 96
 PARTS = {"train": ("train", 0, 300), "validation": ("train", 300, 400), "test": ("test", 0, 500)}
 NETWORKS = ("Lite0", "Lite1", "Lite2")
-LONG = {"lr_img": 0.003, "iterations": 200}  # step sizes as chosen on the images held out
+LONG = {"lr_img": 0.003, "iterations": 100}  # step sizes as chosen on the images held out
 SHORT = {"lr_img": 0.001, "iterations": 60}
 RUNS = {  # name: (method, networks, fields)
     "one network": ("Means", "Lite0", LONG),
