@@ -33,6 +33,7 @@ from dmtutor.pretrained import PretrainedConfig, PretrainedSteps, class_means, e
 from dmtutor.steps import Steps, start
 
 SIDE = 96
+AUGMENT = "color_crop_cutout_flip_scale_rotate"  # of networks from scratch
 PARTS = {"train": ("train", 0, 300), "validation": ("train", 300, 400), "test": ("test", 0, 500)}
 NETWORKS = ("Lite0", "Lite1", "Lite2")
 LONG = {"lr_img": 0.003, "iterations": 100}  # step sizes as chosen on the images held out
@@ -336,7 +337,7 @@ def change(table, path, folder, seeds):
 
 def scratch(table, path, folder, seeds):
     """ConvNets from scratch on the sets, at the photographs' own 32 pixels."""
-    meta = {"name": "cifar10", "augment": "color_crop_cutout_flip_scale_rotate"}
+    meta = {"name": "cifar10", "augment": AUGMENT}
     train, images = replace(part(path, "train"), meta=meta), smaller(part(path, "test"))
     chosen_by = features(folder, "Lite0")["train"]
     groups = {
@@ -359,7 +360,7 @@ def keep(path, folder):
     """Store the ten images of seed 0 with 64 × 64 pixels, in 16 bits."""
     (one, *_), _ = made(path, folder, "one network", [0])
     images = F.interpolate(one.images, size=64, mode="bilinear", antialias=True)
-    meta = {"name": "cifar10", "method": "mean matching through EfficientNet-Lite0", "seed": 0}
+    meta = {"name": "cifar10", "augment": AUGMENT, "method": "mean matching through EfficientNet-Lite0", "seed": 0}
     replace(one, images=images.half(), meta=meta).save(FOLDER / "pretrained_1.pt")
 
 
