@@ -232,7 +232,7 @@ def _plan(parsed, train, test, recipe, drawn, sets=1, steps=None, left=0, augmen
         parts.append(
             f"{steps.method}, {f'{sets} sets of ' if sets > 1 else ''}{_images(steps.ipc)}{uneven}: {len(steps)} steps"
             f"{' each' if sets > 1 else ''}{f', {done} of them done' if done else ''}, augmentation {config.augment}, "
-            f"network of depth {config.depth} and width {config.width}, "
+            f"{steps.network_summary}, "
             f"about {planning.duration(left * step + math.ceil(left / len(steps)) * pool)}"
         )
     if sharding.rank() == 0:

@@ -171,6 +171,42 @@ def as_tiles(data, *, factor=2):
     return replace(data, images=shrink(data.images[:], factor), labels=data.labels[:: factor**2], meta=meta)
 
 
+def pyramid(levels):
+    r"""Images as a sum of fine and coarse ones, each enlarged to the size of the first.
+
+    .. math:: x = \sum_k U_k \, \ell_k \, V_k^\top
+
+    with the weights U, V of bilinear interpolation. A step on the levels moves whole regions of an image at once, where
+    a step on its pixels moves each by itself.
+
+    Parameters
+    ----------
+    levels : sequence of Tensor, (n, C, h, w)
+        The finest first.
+
+    Returns
+    -------
+    Tensor, (n, C, H, W)
+
+    References
+    ----------
+    Cazenavette, Torralba & Sitzmann, *Dataset Distillation for Pre-Trained Self-Supervised Vision Models*, NeurIPS
+    2025.
+
+    Examples
+    --------
+    >>> pyramid([torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 1, 1)])
+    tensor([[[[1., 1.],
+              [1., 1.]]]])
+    """
+    size = levels[0].shape[2:]
+
+    def up(level, axis):
+        return interpolation(level.shape[axis + 2], size[axis], level.dtype, level.device)
+
+    return sum(up(level, 0) @ level @ up(level, 1).T for level in levels)
+
+
 def check_factor(factor, sides):
     """Raise a ValueError if images with these sides cannot be cut into so many tiles."""
     check_positive("factor", factor)

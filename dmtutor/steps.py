@@ -207,10 +207,7 @@ class Steps:
         self.ipc = ipc_by_class(config.ipc, real.classes)  # of each class, also of those that are others' work
         self._sent = Sent(None, {}, [], [])
         self.augment = SiameseAugment(config.augment)
-        self.network = ConvNet(
-            channels=real.images.shape[1], image_size=real.images.shape[2:], classes=len(real.classes),
-            **config.architecture, generator=keyed_generator(root, "network", 0),
-        ).requires_grad_(False)
+        self.network = self.new_network().requires_grad_(False)
         self.network.to(real.images[:0], memory_format=torch.channels_last)
         draw = keyed_generator(root, "init")
         if config.init == "real":
@@ -221,6 +218,13 @@ class Steps:
             labels = torch.arange(len(real.classes)).repeat_interleave(torch.tensor(self.ipc))
             self.labels = labels.to(self.images.device)
         self.momentum = torch.zeros_like(self.images)
+
+    def new_network(self):
+        """The network that the images are seen through, whose weights a method draws: a module on the CPU."""
+        return ConvNet(
+            channels=self.real.images.shape[1], image_size=self.real.images.shape[2:], classes=len(self.real.classes),
+            **self.config.architecture, generator=keyed_generator(self.root, "network", 0),
+        )
 
     def __len__(self):
         return self.config.iterations
@@ -237,6 +241,11 @@ class Steps:
         # At once, so that an interruption leaves a state from before the step or from after it.
         vars(self).update(changes, iteration=self.iteration + 1)
         return Step(self, loss)
+
+    @property
+    def network_summary(self):
+        """What the images are seen through, for a line that says what a run will do."""
+        return f"network of depth {self.config.depth} and width {self.config.width}"
 
     progress = False  # whether a bar is shown for what a run does before its first step
     training = None  # how many networks a run trains before its first step, and by which recipe, on average

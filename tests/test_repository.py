@@ -87,7 +87,7 @@ FLOORS = [
     "decoding",
     "evaluation exchange",
     "planning plotting steps",
-    "distribution_matching gradient_matching unrolling widgets",
+    "distribution_matching gradient_matching pretrained unrolling widgets",
     "idm",
     "condensation tables",
     "__init__",

@@ -59,6 +59,10 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
          'means["DSA"][1] = (means["DSA"][0] + means["DSA"][1]) / 2'),
         ("assert scores[0] + 0.05 < min(", "scores[0], scores[2] = scores[2], scores[0]"),
     ],
+    "14_pretrained": [
+        ("assert sum(real_start[1:]) > sum(noise", "noise = real_start"),
+        ("assert learned.mean > 0.9 * vectors.mean", "learned = random"),
+    ],
     "15_uses": [
         ("assert kept[0] > 95 and kept[-1]", "kept[-1] = kept[-1] - 20"),
         ("assert [round(x, 1) for x in lead.values()]", 'lead["mlp"] = lead["mlp"] / 2'),
