@@ -8,6 +8,7 @@
     python benchmarks/uses.py --runs FOLDER bytes
     python benchmarks/uses.py --runs FOLDER leak
     python benchmarks/uses.py --runs FOLDER seconds
+    python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz time
 
 On the library's digits: ``continual`` trains networks on what a memory holds after each of five tasks of two classes,
 in five orders; ``photographs`` does that with the stored set of CIFAR-10, in three (x_train, y_train, x_test, y_test);
@@ -16,9 +17,10 @@ images of MNIST in MNIST.npz (x_test, y_test), none of which is among the librar
 ``private`` follows runs from real images and from noise, and measures how near their images are to those that were
 used; ``cut`` takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the
 room they take; ``leak`` measures how well distances tell who was used, by how many images a class had; ``seconds``
-measures what each proxy of ``search`` costs. FOLDER keeps the sets that were made. Results go to
+measures what each proxy of ``search`` costs; ``time`` asks how soon a training on all real images reaches what
+one on a learned set does. FOLDER keeps the sets that were made. Results go to
 dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the work: about
-25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak``, 10 for each of
+25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak`` and ``time``, 10 for each of
 the others.
 """
 
@@ -282,6 +284,38 @@ def timed(run, *given, **options):
     return time.process_time() - start
 
 
+# After how many trainings does it pay? -------------------------------------------------------------------------------
+
+
+def against_time(table, folder, path):
+    """Accuracy by processor seconds of training: short trainings, each with a schedule of its own."""
+    train, test = load("mnist5k")
+    sets = {("All", 400): train, **{("DM", ipc): made(folder, train, 0, ipc=ipc) for ipc in (1, 10, 50)}}
+    for steps, (name, ipc) in itertools.product((10, 20, 50, 100, 200, 500), sets):
+        follow(table, "digits", name, ipc, sets[name, ipc], test, Recipe(steps=steps, lr=0.01), networks=3)
+    real, _, test = split(path)
+    few = test.select(torch.arange(0, len(test), 5))
+    sets = {("All", 4500): real, **{("DM", ipc): results.images(f"cifar10_dm_{ipc}") for ipc in (1, 10)}}
+    for steps, (name, ipc) in itertools.product((50, 100, 200, 400, 800), sets):
+        recipe = Recipe(width=128, steps=steps, lr=0.01)
+        judge = few.normalized_like(sets[name, ipc])
+        follow(table, "photographs", name, ipc, sets[name, ipc], judge, recipe, networks=1)
+
+
+def follow(table, images, name, ipc, data, test, recipe, networks):
+    key = {"experiment": "time", "images": images, "set": name, "ipc": ipc, "steps": recipe.steps}
+    if table.find(**key) is None:
+        answers, seconds = [], []
+        for j in range(networks):
+            start = time.process_time()
+            network = train_network(data, recipe=recipe, generator=keyed_generator(0, "train", j))
+            seconds.append(round(time.process_time() - start, 2))
+            answers.append(correctness(network, test))
+        accuracies = Accuracies(torch.stack(answers)[None])
+        table.add({**key, "seconds": seconds, "accuracies": results.pack(accuracies)})
+        print(f"{key}: {accuracies}, {seconds} s", flush=True)
+
+
 # Who was used --------------------------------------------------------------------------------------------------------
 
 
@@ -401,10 +435,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path)
-    tasks = ("continual", "photographs", "search", "private", "cut", "bytes", "leak", "seconds")
+    tasks = ("continual", "photographs", "search", "private", "cut", "bytes", "leak", "seconds", "time")
     parser.add_argument("task", choices=tasks)
     asked = parser.parse_args()
-    if asked.task in ("photographs", "search") and not asked.data:
+    if asked.task in ("photographs", "search", "time") and not asked.data:
         parser.error(f"--data is required for {asked.task}")
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
@@ -428,6 +462,8 @@ def main():
             leak(table)
         case "seconds":
             seconds(table)
+        case "time":
+            against_time(table, asked.runs, asked.data)
 
 
 if __name__ == "__main__":
