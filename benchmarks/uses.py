@@ -17,11 +17,10 @@ images of MNIST in MNIST.npz (x_test, y_test), none of which is among the librar
 ``private`` follows runs from real images and from noise, and measures how near their images are to those that were
 used; ``cut`` takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the
 room they take; ``leak`` measures how well distances tell who was used, by how many images a class had; ``seconds``
-measures what each proxy of ``search`` costs; ``time`` asks how soon a training on all real images reaches what
-one on a learned set does. FOLDER keeps the sets that were made. Results go to
-dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the work: about
-25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak`` and ``time``, 10 for each of
-the others.
+measures what each proxy of ``search`` costs; ``time`` asks how soon a training on all real images reaches what one on a
+learned set does. FOLDER keeps the sets that were made. Results go to dmtutor/results/uses.json, row by row, so a run
+that was stopped goes on where it was. One thread does the work: about 25 minutes for ``continual``, 25 for
+``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak`` and ``time``, 10 for each of the others.
 """
 
 import argparse
