@@ -166,14 +166,17 @@ def go_on(network, data, *, steps, draw, lr=0.003, batch_size=64):
 
 # A memory by its bytes -----------------------------------------------------------------------------------------------
 
-BUDGETS = (1, 2, 4, 10)  # images of a class
-STORED = (("DM", 8), ("Random", 8), ("Herding, random network", 8), ("DM", 32), ("Herding", 8))  # and bits of a number
-PRESSED = (  # one axis more: fewer bits, and more images
-    *(("DM", 1, bits) for bits in (16, 4, 2, 1)),
-    ("Herding, random network", 8, 1),
-    ("Random", 8, 1),
-    ("DM", 4, 2),
+HERDING = "Herding, random network"
+STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are floating
+    *((name, 1, bits) for name, bits in (("DM", 8), ("Random", 8), (HERDING, 8), ("DM", 32), ("Herding", 8))),
+    *((name, 4, bits) for name, bits in (("Random", 8), (HERDING, 8), ("DM", 8), ("DM", 32), ("Herding", 8))),
+    *(("DM", 1, bits) for bits in (4, 2, 16, 1)),
+    (HERDING, 8, 1),  # eight of 1 bit in the room of one of 8
     ("Reservoir", 1, 8),
+    *((name, 10, 8) for name in ("Random", HERDING, "DM", "Herding")),
+    *((name, 2, 8) for name in ("Random", HERDING, "DM", "Herding")),
+    ("Random", 8, 1),
+    ("DM", 10, 32),
     ("Reservoir", 4, 8),
 )
 JUDGES = {"convnet": {}, "mlp": {"model": "mlp"}, "mlp, larger step": {"model": "mlp", "lr": 0.01}}
@@ -182,8 +185,7 @@ JUDGES = {"convnet": {}, "mlp": {"model": "mlp"}, "mlp, larger step": {"model": 
 def by_bytes(table, folder):
     """Five memories of each kind, all ten classes seen; how many images, and in how many bits a number."""
     train, test = load("mnist5k")
-    settings = [(name, ipc, bits) for ipc in BUDGETS for name, bits in STORED] + list(PRESSED)
-    for name, ipc, bits in settings:
+    for name, ipc, bits in STORED:
         keys = {judge: {"experiment": "bytes", "memory": name, "ipc": ipc, "bits": bits, "judge": judge}
                 for judge in JUDGES}
         if all(table.find(**key) for key in keys.values()):
@@ -205,7 +207,7 @@ def remembered(folder, train, name, ipc, seed):
             return train.select(torch.randperm(len(train), generator=seeded(seed))[: ipc * len(train.classes)])
         case "Herding":
             return herding(train, ipc)
-        case "Herding, random network":
+        case _:
             network = Recipe().network(train.images, 10, generator=seeded(100 + seed)).eval()
             return herding(train, ipc, embed=network.embed)
 
