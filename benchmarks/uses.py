@@ -69,7 +69,7 @@ GRID = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AX
 TRUTH = {"steps": 600, "lr": 0.01, "batch_size": 64}
 PROXY = {"steps": 150, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
 PREFIXES = (1, 2, 5, 10)
-SIZES = (4, 10, 40, 100, 400)  # of a class
+SIZES = {"noise": (4, 10, 40, 100, 400), "real": (4, 40, 400)}  # of a class, by what a run starts from
 MOMENTS = (0, 1, 3, 10, 30, 100, 316)
 
 
@@ -368,7 +368,7 @@ def leak(table):
     train, test = load("mnist5k")
     whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
     networks = [Recipe().network(whole.images, 10, generator=seeded(200 + i)).eval() for i in range(5)]
-    for seed, init, size in itertools.product(range(6), ("noise", "real"), SIZES):
+    for seed, (init, size) in itertools.product(range(6), ((init, n) for init in SIZES for n in SIZES[init])):
         key = {"experiment": "leak", "init": init, "size": size, "seed": seed}
         if table.find(**key):
             continue
