@@ -368,7 +368,8 @@ def leak(table):
     train, test = load("mnist5k")
     whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
     networks = [Recipe().network(whole.images, 10, generator=seeded(200 + i)).eval() for i in range(5)]
-    for seed, (init, size) in itertools.product(range(6), ((init, n) for init in SIZES for n in SIZES[init])):
+    runs = [(init, size) for init, sizes in SIZES.items() for size in sizes]
+    for seed, (init, size) in itertools.product(range(6), runs):
         key = {"experiment": "leak", "init": init, "size": size, "seed": seed}
         if table.find(**key):
             continue
