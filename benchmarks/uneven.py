@@ -83,7 +83,7 @@ RAREST = 10  # data sets
 def rarest(table, real, test):
     """The same ten data sets for all: as they are, in balance, and two images of each class."""
     data = [uneven(real, 50, seeded(200 + seed)) for seed in range(RAREST)]
-    kinds = {
+    kinds = {  # how each set is made of a data set
         "All": lambda one, seed: one,
         "All, balanced": lambda one, seed: balanced(one),
         "Random": lambda one, seed: learning(one, seed).synthetic,  # what the run below starts from
@@ -95,7 +95,7 @@ def rarest(table, real, test):
         if table.find(**key) is None:
             sets = [make(one, seed) for seed, one in enumerate(data)]
             counts = [one.counts.tolist() for one in data]
-            table.judge(key, sets, test, networks=2, recipe=replace(RECIPE, steps=600), counts=counts, steps=600)
+            table.judge(key, sets, test, networks=1, recipe=replace(RECIPE, steps=600), counts=counts, steps=600)
 
 
 def learning(data, seed):
