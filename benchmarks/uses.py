@@ -168,15 +168,16 @@ def go_on(network, data, *, steps, draw, lr=0.003, batch_size=64):
 
 HERDING = "Herding, random network"
 STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are floating
-    *((name, 1, bits) for name, bits in (("DM", 8), ("Random", 8), (HERDING, 8), ("DM", 32), ("Herding", 8))),
-    *((name, 4, bits) for name, bits in (("Random", 8), (HERDING, 8), ("DM", 8), ("DM", 32), ("Herding", 8))),
-    *(("DM", 1, bits) for bits in (4, 2, 16, 1)),
+    *(("DM", 1, bits) for bits in (8, 32)),
+    *((name, ipc, 8) for name, ipc in ((HERDING, 4), (HERDING, 1), ("Random", 4), ("Random", 1))),
+    *(("DM", 1, bits) for bits in (4, 2)),
     (HERDING, 8, 1),  # eight of 1 bit in the room of one of 8
     ("Reservoir", 1, 8),
-    *((name, 10, 8) for name in ("Random", HERDING, "DM", "Herding")),
-    *((name, 2, 8) for name in ("Random", HERDING)),
+    *((name, ipc, 8) for ipc in (2, 10) for name in (HERDING, "Random")),
+    *(("DM", ipc, bits) for ipc in (10, 4) for bits in (8, 32)),
+    *(("DM", 1, bits) for bits in (16, 1)),
+    *(("Herding", ipc, 8) for ipc in (1, 4)),
     ("Random", 8, 1),
-    ("DM", 10, 32),
     ("Reservoir", 4, 8),
 )
 JUDGES = {"convnet": {}, "mlp": {"model": "mlp"}, "mlp, larger step": {"model": "mlp", "lr": 0.01}}
