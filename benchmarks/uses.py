@@ -290,12 +290,12 @@ def timed(run, *given, **options):
 # After how many trainings does it pay? -------------------------------------------------------------------------------
 
 
-def against_time(table, folder, path):
+def against_time(table, path):
     """Accuracy by processor seconds of training: short trainings, each with a schedule of its own."""
     train, test = load("mnist5k")
-    sets = {("All", 400): train, **{("DM", ipc): made(folder, train, 0, ipc=ipc) for ipc in (1, 10, 50)}}
+    sets = {("All", 400): train, **{("DM", ipc): results.images(f"mnist5k_dm_{ipc}") for ipc in (1, 10)}}
     for steps, (name, ipc) in itertools.product((10, 20, 50, 100, 200, 500), sets):
-        follow(table, "digits", name, ipc, sets[name, ipc], test, Recipe(steps=steps, lr=0.01), networks=1)
+        follow(table, "digits", name, ipc, sets[name, ipc], test, Recipe(steps=steps, lr=0.01), networks=3)
     real, _, test = split(path)
     few = test.select(torch.arange(0, len(test), 5))
     sets = {("All", 4500): real, **{("DM", ipc): results.images(f"cifar10_dm_{ipc}") for ipc in (1, 10)}}
@@ -467,7 +467,7 @@ def main():
         case "seconds":
             seconds(table)
         case "time":
-            against_time(table, asked.runs, asked.data)
+            against_time(table, asked.data)
 
 
 if __name__ == "__main__":
