@@ -180,7 +180,8 @@ STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are f
     ("Random", 8, 1),
     ("Reservoir", 4, 8),
 )
-JUDGES = {"convnet": {}, "mlp": {"model": "mlp"}, "mlp, larger step": {"model": "mlp", "lr": 0.01}}
+SMALL = {"width": 16, "steps": 200, "lr": 0.01}
+JUDGES = {"small convnet": SMALL, "convnet": {}, "mlp": {"model": "mlp"}, "mlp, larger step": {"model": "mlp", "lr": 0.01}}
 
 
 def by_bytes(table, folder):
