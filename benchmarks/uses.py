@@ -181,7 +181,7 @@ STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are f
     ("Reservoir", 4, 8),
 )
 SMALL = {"width": 16, "steps": 200, "lr": 0.01}
-JUDGES = {"small convnet": SMALL, "convnet": {}, "mlp": {"model": "mlp"}, "mlp, larger step": {"model": "mlp", "lr": 0.01}}
+JUDGES = {"small convnet": SMALL, "convnet": {}, "mlp": {"model": "mlp"}}
 
 
 def by_bytes(table, folder):

@@ -10,7 +10,7 @@ from execute_notebooks import seal
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 
-TO_COME = ("full_algorithm", "digits_and_photographs", "inside", "beyond", "uses")
+TO_COME = ("full_algorithm", "digits_and_photographs", "inside", "beyond")
 FORBIDDEN = {  # pattern: why
     r";\s*$": "a trailing semicolon hides a value that the tests then do not see",
     r"\binteract(ive|_manual)?\b": "interact needs a kernel: use dmtutor.widgets.frames",

@@ -60,8 +60,8 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert score[0] + 0.05 < min(", "score[0], score[1] = score[1], score[0]"),
     ],
     "15_uses": [
-        ("assert kept[0] > 95 and kept[-1]", "kept[-1] = kept[-1] - 20"),
-        ("assert [round(x, 1) for x in lead.values()]", 'lead["mlp"] = lead["mlp"] / 2'),
+        ("assert min(reads) > 0.8", "reads[1] = reads[0] - 0.1"),
+        ("assert 1.8 < t_all[3] < 2.4", "all_read = [x - 10 for x in all_read]"),
     ],
 }
 
