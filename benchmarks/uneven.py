@@ -1,6 +1,7 @@
 """Classes of different sizes on MNIST-5k: equal images per class, or more for some, against random and all images.
 
     python benchmarks/uneven.py                   # 5 minutes of one core
+    python benchmarks/uneven.py rarest            # 15 minutes of one core
 
 Class sizes fall from 400 to 400 / imbalance, in equal ratios; which class has how many is drawn anew for every set, and
 so are its images. Runs are short, with small networks. A set has 20 images: two of each class ("DM" and "Random"), or
@@ -10,16 +11,19 @@ class, which are read once; "All" is all of the uneven images, "All, balanced" t
 repeated until every class has as many as the largest: a network sees each class equally often, in as many steps.
 `longer`: the same sets at imbalance 50, networks trained for three times as many steps. A row
 says which classes were how large: `counts`, and what a set has of them: `ipc`, (sets, classes).
+``rarest`` asks at imbalance 50 what balance does and what learning: ten data sets, two images of each class that are
+drawn, chosen, or learned from those drawn by the library's defaults, against all images, networks of 600 steps.
 Results go to dmtutor/results/uneven.json, row by row, so a run that was stopped goes on where it was.
 """
 
+import sys
 from dataclasses import replace
 from statistics import mean
 
 import torch
 from store import Table, seeded
 
-from dmtutor import Recipe, condense, load, random_subset, results
+from dmtutor import DMConfig, Recipe, condense, dm_steps, herding, load, random_subset, results
 
 TOTAL, SETS = 20, 3
 POWERS = (0.0, 0.5, 1.0)
@@ -73,11 +77,38 @@ def run(table, real, judge, experiment, imbalance, method, power=0.0):
     table.judge(key, sets, judge, networks=1, recipe=recipe, **more)
 
 
+RAREST = 10  # data sets
+
+
+def rarest(table, real, test):
+    """The same ten data sets for all: as they are, in balance, and two images of each class."""
+    data = [uneven(real, 50, seeded(200 + seed)) for seed in range(RAREST)]
+    kinds = {  # how each set is made of a data set
+        "All": lambda one, seed: one,
+        "All, balanced": lambda one, seed: balanced(one),
+        "Random": lambda one, seed: learning(one, seed).synthetic,  # what the run below starts from
+        "Herding": lambda one, seed: herding(one, 2),
+        "DM": lambda one, seed: learning(one, seed).finish(),
+    }
+    for method, make in kinds.items():
+        key = {"experiment": "rarest", "imbalance": 50, "method": method}
+        if table.find(**key) is None:
+            sets = [make(one, seed) for seed, one in enumerate(data)]
+            counts = [one.counts.tolist() for one in data]
+            table.judge(key, sets, test, networks=1, recipe=replace(RECIPE, steps=600), counts=counts, steps=600)
+
+
+def learning(data, seed):
+    return dm_steps(data, config=DMConfig(ipc=2), generator=seeded(seed))
+
+
 def main():
     torch.set_num_threads(1)
     train, test = load("mnist5k")
     rest, validation = train.split(0.2, generator=seeded(0))
     table = Table("uneven", command="python benchmarks/uneven.py", dm=DM, recipe=str(RECIPE))
+    if sys.argv[1:] == ["rarest"]:
+        return rarest(table, train, test)
     for power in POWERS:
         run(table, rest, validation, "choice", 50, "DM by class" if power else "DM", power)
     found = [row for row in table.rows if row["experiment"] == "choice" and row["power"]]

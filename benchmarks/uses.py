@@ -1,29 +1,39 @@
-"""What a condensed set is good for: continual learning, the choice of a network, who was used, and smaller sets.
+"""What a condensed set is good for: a memory, the choice of a network, who was used, and smaller sets.
 
     python benchmarks/uses.py --runs FOLDER continual
     python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz photographs
     python benchmarks/uses.py --runs FOLDER --data MNIST.npz search
     python benchmarks/uses.py --runs FOLDER private
     python benchmarks/uses.py --runs FOLDER cut
+    python benchmarks/uses.py --runs FOLDER bytes
+    python benchmarks/uses.py --runs FOLDER leak
+    python benchmarks/uses.py --runs FOLDER seconds
+    python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz time
 
 On the library's digits: ``continual`` trains networks on what a memory holds after each of five tasks of two classes,
 in five orders; ``photographs`` does that with the stored set of CIFAR-10, in three (x_train, y_train, x_test, y_test);
 ``search`` trains 36 networks on all digits and on proxies of 100, and scores those of the whole set on the 10,000 test
 images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits;
 ``private`` follows runs from real images and from noise, and measures how near their images are to those that were
-used; ``cut`` takes the first images of each class as a smaller set. FOLDER keeps the sets that were made. Results go to
-dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the work: about
-25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search``, 10 for each of the others.
+used; ``cut`` takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the
+room they take; ``leak`` measures how well distances tell who was used, by how many images a class had; ``seconds``
+measures what each proxy of ``search`` costs; ``time`` asks how soon a training on all real images reaches what one on a
+learned set does. FOLDER keeps the sets that were made. Results go to dmtutor/results/uses.json, row by row, so a run
+that was stopped goes on where it was. One thread does the work: about 25 minutes for ``continual``, 25 for
+``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak`` and ``time``, 10 for each of the others.
 """
 
 import argparse
 import itertools
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from cifar10 import split
 from store import Table, seeded
+from torch.nn.functional import normalize
 
 from dmtutor import (
     Accuracies,
@@ -39,6 +49,7 @@ from dmtutor import (
     random_subset,
     results,
 )
+from dmtutor.coresets import embedded
 from dmtutor.distribution_matching import DMSteps, mean_distance
 from dmtutor.evaluation import correctness, train_network
 from dmtutor.steps import start
@@ -58,6 +69,7 @@ GRID = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AX
 TRUTH = {"steps": 600, "lr": 0.01, "batch_size": 64}
 PROXY = {"steps": 150, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
 PREFIXES = (1, 2, 5, 10)
+SIZES = {"noise": (4, 10, 40, 100, 400), "real": (4, 40, 400)}  # of a class, by what a run starts from
 MOMENTS = (0, 1, 3, 10, 30, 100, 316)
 
 
@@ -152,6 +164,64 @@ def go_on(network, data, *, steps, draw, lr=0.003, batch_size=64):
         sgd.step()
 
 
+# A memory by its bytes -----------------------------------------------------------------------------------------------
+
+HERDING = "Herding, random network"
+STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are floating
+    *(("DM", 1, bits) for bits in (8, 32)),
+    *((name, ipc, 8) for name, ipc in ((HERDING, 4), (HERDING, 1), ("Random", 4), ("Random", 1))),
+    *(("DM", 1, bits) for bits in (4, 2)),
+    (HERDING, 8, 1),  # eight of 1 bit in the room of one of 8
+    ("Reservoir", 1, 8),
+    *((name, ipc, 8) for ipc in (2, 10) for name in (HERDING, "Random")),
+    *(("DM", ipc, bits) for ipc in (10, 4) for bits in (8, 32)),
+    *(("DM", 1, bits) for bits in (16, 1)),
+    *(("Herding", ipc, 8) for ipc in (1, 4)),
+    ("Random", 8, 1),
+    ("Reservoir", 4, 8),
+)
+SMALL = {"width": 16, "steps": 200, "lr": 0.01}
+JUDGES = {"small convnet": SMALL, "convnet": {}, "mlp": {"model": "mlp"}}
+
+
+def by_bytes(table, folder):
+    """Five memories of each kind, all ten classes seen; how many images, and in how many bits a number."""
+    train, test = load("mnist5k")
+    for name, ipc, bits in STORED:
+        keys = {judge: {"experiment": "bytes", "memory": name, "ipc": ipc, "bits": bits, "judge": judge}
+                for judge in JUDGES}
+        if all(table.find(**key) for key in keys.values()):
+            continue
+        sets = [stored(remembered(folder, train, name, ipc, seed), bits)
+                for seed in range(1 if name == "Herding" else ORDERS)]
+        for judge, key in keys.items():
+            networks = 1 if judge == "convnet" else NETWORKS
+            table.judge(key, sets, test, networks=networks, recipe=Recipe(**JUDGES[judge]))
+
+
+def remembered(folder, train, name, ipc, seed):
+    """What one learner keeps of the digits: ``ipc`` of each class, or of the reservoir as many on average."""
+    match name:
+        case "DM":
+            return made(folder, train, seed, ipc=ipc)
+        case "Random":  # equally many of each class, as GDumb keeps them
+            return random_subset(train, ipc, generator=seeded(seed))
+        case "Reservoir":  # any images of the stream, with equal chance
+            return train.select(torch.randperm(len(train), generator=seeded(seed))[: ipc * len(train.classes)])
+        case "Herding":
+            return herding(train, ipc)
+        case _:
+            network = Recipe().network(train.images, 10, generator=seeded(100 + seed)).eval()
+            return herding(train, ipc, embed=network.embed)
+
+
+def stored(data, bits):
+    """The images as they come back from so many bits a number; 16 and 32 are floating."""
+    if bits >= 16:
+        return data if bits == 32 else replace(data, images=data.images.half().float())
+    return data.quantized(bits)
+
+
 # The choice of a network ---------------------------------------------------------------------------------------------
 
 
@@ -195,6 +265,61 @@ def score(table, kind, name, number, data, test, budget, seed):
         print(f"{key}: {values.min():.3f} to {values.max():.3f}", flush=True)
 
 
+def seconds(table):
+    """Processor seconds of ten steps of each network, on all digits and on a proxy; and of making the proxies."""
+    train, _ = load("mnist5k")
+    ten = random_subset(train, 10, generator=seeded(0))
+    for name, data, budget in (("truth", train, TRUTH), ("proxy", ten, PROXY)):
+        key = {"experiment": "seconds", "of": name}
+        if table.find(**key) is None:
+            each = [timed(train_network, data, recipe=Recipe(**{**budget, "steps": 10}, **fields), generator=seeded(0))
+                    for fields in GRID]
+            table.add({**key, "steps": budget["steps"], "of_ten_steps": [round(x, 3) for x in each]})
+    makes = {"Herding": lambda: herding(train, 10), "DM": lambda: condense(train, ipc=10, progress=False)}
+    for name, make in makes.items():
+        key = {"experiment": "seconds", "of": name}
+        if table.find(**key) is None:
+            table.add({**key, "seconds": round(timed(make), 2)})
+
+
+def timed(run, *given, **options):
+    start = time.process_time()
+    run(*given, **options)
+    return time.process_time() - start
+
+
+# After how many trainings does it pay? -------------------------------------------------------------------------------
+
+
+def against_time(table, path):
+    """Accuracy by processor seconds of training: short trainings, each with a schedule of its own."""
+    train, test = load("mnist5k")
+    sets = {("All", 400): train, **{("DM", ipc): results.images(f"mnist5k_dm_{ipc}") for ipc in (1, 10)}}
+    for steps, (name, ipc) in itertools.product((10, 20, 50, 100, 200, 500), sets):
+        follow(table, "digits", name, ipc, sets[name, ipc], test, Recipe(steps=steps, lr=0.01), networks=3)
+    real, _, test = split(path)
+    few = test.select(torch.arange(0, len(test), 5))
+    sets = {("All", 4500): real, **{("DM", ipc): results.images(f"cifar10_dm_{ipc}") for ipc in (1, 10)}}
+    for steps, (name, ipc) in itertools.product((50, 100, 200, 400), sets):
+        recipe = Recipe(width=128, steps=steps, lr=0.01)
+        judge = few.normalized_like(sets[name, ipc])
+        follow(table, "photographs", name, ipc, sets[name, ipc], judge, recipe, networks=1)
+
+
+def follow(table, images, name, ipc, data, test, recipe, networks):
+    key = {"experiment": "time", "images": images, "set": name, "ipc": ipc, "steps": recipe.steps}
+    if table.find(**key) is None:
+        answers, seconds = [], []
+        for j in range(networks):
+            start = time.process_time()
+            network = train_network(data, recipe=recipe, generator=keyed_generator(0, "train", j))
+            seconds.append(round(time.process_time() - start, 2))
+            answers.append(correctness(network, test))
+        accuracies = Accuracies(torch.stack(answers)[None])
+        table.add({**key, "seconds": seconds, "accuracies": results.pack(accuracies)})
+        print(f"{key}: {accuracies}, {seconds} s", flush=True)
+
+
 # Who was used --------------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +350,7 @@ def private(table, folder):
 
 def to(images, real):
     """Distances at unit norm, since contrast grows along a run: (m, C, H, W), (n, C, H, W) → (m, n)."""
-    return torch.cdist(*(torch.nn.functional.normalize(x.flatten(1), dim=1) for x in (images, real)))
+    return torch.cdist(*(normalize(x.flatten(1)) for x in (images, real)))
 
 
 def rates(used, unused, first):
@@ -239,6 +364,43 @@ def rates(used, unused, first):
         above = (group[:, None] < unused).double().mean() + (group[:, None] == unused).double().mean() / 2
         found[name] = {"tpr": float((group <= threshold).double().mean()), "auc": float(above)}
     return found
+
+
+def leak(table):
+    """From how many images a class hides its members: condensed to one image of each class, attacked by distance."""
+    train, test = load("mnist5k")
+    whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
+    networks = [Recipe().network(whole.images, 10, generator=seeded(200 + i)).eval() for i in range(5)]
+    runs = [(init, size) for init, sizes in SIZES.items() for size in sizes]
+    for seed, (init, size) in itertools.product(range(6), runs):
+        key = {"experiment": "leak", "init": init, "size": size, "seed": seed}
+        if table.find(**key):
+            continue
+        draw = seeded(1000 + seed)
+        rows = [rows[torch.randperm(len(rows), generator=draw)] for rows in whole.rows_of_class]
+        used = whole.select(torch.cat([of_class[:size] for of_class in rows]))
+        unused = whole.select(torch.cat([of_class[-100:] for of_class in rows]))
+        steps = dm_steps(used, config=DMConfig(ipc=1, init=init, iterations=500), generator=seeded(seed))
+        first = to(steps.images, used.images).argmin(1)
+        images = steps.finish().images
+        attacks = {"pixels": [lambda x: x.flatten(1)], "random networks": [n.embed for n in networks]}
+        found = {}
+        for name, spaces in attacks.items():
+            near, far = (own_distance(images, data, spaces) for data in (used, unused))
+            found[name] = rates(near, far, first)
+            found[name]["by class"] = [float((near[used.labels == c, None] < far[unused.labels == c]).double().mean())
+                                       for c in range(10)]
+        table.add({**key, "found": found})
+        print(key, *((name, round(f["all"]["auc"], 3)) for name, f in found.items()), flush=True)
+
+
+@torch.no_grad()
+def own_distance(images, data, spaces):
+    """Distance of each image to the learned one of its class, at unit norm, mean over spaces: (n,)."""
+    return torch.stack([
+        (normalize(embedded(data.images, space)) - normalize(space(images))[data.labels]).norm(dim=1)
+        for space in spaces
+    ]).mean(0)
 
 
 # Smaller sets --------------------------------------------------------------------------------------------------------
@@ -278,9 +440,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("task", choices=("continual", "photographs", "search", "private", "cut"))
+    tasks = ("continual", "photographs", "search", "private", "cut", "bytes", "leak", "seconds", "time")
+    parser.add_argument("task", choices=tasks)
     asked = parser.parse_args()
-    if asked.task in ("photographs", "search") and not asked.data:
+    if asked.task in ("photographs", "search", "time") and not asked.data:
         parser.error(f"--data is required for {asked.task}")
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
@@ -298,6 +461,14 @@ def main():
             private(table, asked.runs)
         case "cut":
             cut(table, asked.runs)
+        case "bytes":
+            by_bytes(table, asked.runs)
+        case "leak":
+            leak(table)
+        case "seconds":
+            seconds(table)
+        case "time":
+            against_time(table, asked.data)
 
 
 if __name__ == "__main__":

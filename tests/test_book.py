@@ -10,7 +10,6 @@ from execute_notebooks import seal
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 
-TO_COME = ("own_images", "uses")
 FORBIDDEN = {  # pattern: why
     r";\s*$": "a trailing semicolon hides a value that the tests then do not see",
     r"\binteract(ive|_manual)?\b": "interact needs a kernel: use dmtutor.widgets.frames",
@@ -132,10 +131,8 @@ def test_a_chapter_is_short(notebook):
     assert len(prose.split()) <= 4200
 
 
-def test_a_page_opens_with_few_words_and_a_picture(path, notebook):
+def test_a_page_opens_with_few_words_and_a_picture(notebook):
     """A picture after at most 80 words; what is measured has its conditions in a fold."""
-    if path.stem[3:] in TO_COME:
-        pytest.skip("its opening is still the old one")
     opening, code = text(notebook["cells"][0]["source"]), []
     for cell in notebook["cells"][1:]:
         if cell["cell_type"] == "markdown":

@@ -184,6 +184,42 @@ def test_saved_and_loaded_to_the_bit(tmp_path):
     assert again.meta == data.meta
 
 
+@pytest.mark.parametrize("bits", [1, 3, 8, 16])
+def test_quantized_images_stay_within_half_a_step(bits):
+    data = toy()
+    few = data.quantized(bits)
+    step = (data.images.max() - data.images.min()) / (2**bits - 1)
+    assert (few.images - data.images).abs().max() <= step / 2 + 1e-6
+    assert len(few.images.unique()) <= 2**bits
+    torch.testing.assert_close(few.quantized(bits).images, few.images, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [0, 17, 1.5])
+def test_quantized_needs_a_number_of_bits(bits):
+    with pytest.raises(ValueError, match="bits must be"):
+        toy().quantized(bits)
+
+
+def test_photographs_fit_into_eight_bits_and_one_colour_into_any():
+    real = from_arrays(torch.arange(256, dtype=torch.uint8).view(1, 16, 16), [0])
+    torch.testing.assert_close(real.quantized().images, real.images, rtol=0, atol=1e-5)
+    flat = dataclasses.replace(real, images=torch.full_like(real.images, 0.3))
+    assert torch.equal(flat.quantized(1).images, flat.images)
+
+
+def test_saved_in_eight_bits(tmp_path):
+    data = toy(n=60)
+    data.save(tmp_path / "S.pt")
+    data.save(tmp_path / "S8.pt", eight_bits=True)
+    content = torch.load(tmp_path / "S8.pt", weights_only=True)
+    assert content["images"].dtype == torch.uint8
+    saved = (tmp_path / "S.pt").stat().st_size - (tmp_path / "S8.pt").stat().st_size
+    assert abs(saved - 3 * data.images.numel()) < 2000
+    again = LabeledImages.load(tmp_path / "S8.pt")
+    assert torch.equal(again.images, data.quantized().images) and torch.equal(again.labels, data.labels)
+    assert again.meta == data.meta
+
+
 def test_the_same_set_gives_the_same_bytes(tmp_path):
     data = toy()
     view = data.select(torch.arange(12))
