@@ -12,7 +12,8 @@ repeated until every class has as many as the largest: a network sees each class
 `longer`: the same sets at imbalance 50, networks trained for three times as many steps. A row
 says which classes were how large: `counts`, and what a set has of them: `ipc`, (sets, classes).
 ``rarest`` asks at imbalance 50 what balance does and what learning: ten data sets, two images of each class that are
-drawn, chosen, or learned from those drawn by the library's defaults, against all images, networks of 600 steps.
+drawn, chosen, or learned from those drawn by the library's defaults, against all images, networks of 600 steps; and all
+images for four times as long, on three of the data sets.
 Results go to dmtutor/results/uneven.json, row by row, so a run that was stopped goes on where it was.
 """
 
@@ -96,6 +97,11 @@ def rarest(table, real, test):
             sets = [make(one, seed) for seed, one in enumerate(data)]
             counts = [one.counts.tolist() for one in data]
             table.judge(key, sets, test, networks=1, recipe=replace(RECIPE, steps=600), counts=counts, steps=600)
+    for method in ("All", "All, balanced"):  # is it balance, or patience?
+        key = {"experiment": "rarest, longer", "imbalance": 50, "method": method}
+        if table.find(**key) is None:
+            sets, counts = [kinds[method](one, 0) for one in data[:3]], [one.counts.tolist() for one in data[:3]]
+            table.judge(key, sets, test, networks=1, recipe=replace(RECIPE, steps=2400), counts=counts, steps=2400)
 
 
 def learning(data, seed):

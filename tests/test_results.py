@@ -63,7 +63,7 @@ def test_an_unknown_set_lists_those_that_there_are():
 
 
 def test_all_results_together_are_small():
-    assert sum(len(f.read_bytes()) for f in FILES if f.name.endswith((".json", ".pt"))) < 5_000_000
+    assert sum(len(f.read_bytes()) for f in FILES if f.name.endswith((".json", ".pt"))) < 6_000_000
 
 
 def test_a_packed_result_learns_its_labels_again():
