@@ -118,7 +118,7 @@ def test_the_list_of_public_functions_is_whole():
     public = {name: getattr(dmtutor, name) for name in dmtutor.__all__}
     functions = {name for name, value in public.items() if callable(value) and not isinstance(value, type)}
     drawing_nothing = {"mean_distance", "herding", "k_center", "export", "load_exported", "load_published",
-                       "decode"}
+                       "decode", "as_tiles"}
     assert functions - drawing_nothing <= set(CALLS)
 
 
