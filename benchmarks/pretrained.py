@@ -175,7 +175,7 @@ def write_features(path, folder, names):
     for name in names:
         file = folder / f"features-{name.lower()}.pt"
         if not file.exists():
-            files.write({which: network(name).embed(part(path, which)) for which in PARTS}, file)
+            files.write({which: network(name).embeddings(part(path, which)) for which in PARTS}, file)
             print(file, flush=True)
 
 
@@ -238,7 +238,7 @@ def choose(table, path, folder):
         key = {"experiment": "validation", "run": run}
         sets, seconds = made(path, folder, run, [0])
         if sets and table.find(**key) is None:
-            found = probed([(network("Lite0").embed(one), one.labels) for one in sets], seen, labels)
+            found = probed([(network("Lite0").embeddings(one), one.labels) for one in sets], seen, labels)
             table.add({**key, **fields, "seconds": seconds, "mean": round(found.mean, 4)})
             print(f"{key}: {found}", flush=True)
     train = part(path, "train")
@@ -290,15 +290,15 @@ def test(table, path, folder, seeds):
             chosen = [nearest_rows(train, chosen_by, i, centred) for i in range(10)]
             add(method, [(z[rows], train.labels[rows]) for rows in chosen])
         chosen = [blurred(train.select(nearest_rows(train, chosen_by, i))) for i in range(10)]
-        add("Nearest, blurred", [(network(name).embed(one), one.labels) for one in chosen])
+        add("Nearest, blurred", [(network(name).embeddings(one), one.labels) for one in chosen])
         add("Mean vectors", [(means, torch.arange(10))], unit(seen, centre))
         add("All images", [(z, train.labels)])
         for run in RUNS:
             sets, seconds = made(path, folder, run, seeds)
-            add(run, [(network(name).embed(one), one.labels) for one in sets], seconds=seconds)
+            add(run, [(network(name).embeddings(one), one.labels) for one in sets], seconds=seconds)
         sets, _ = made(path, folder, "one network", seeds)
         for how, change in (("8 bits", in_8_bits), ("blurred", blurred)):
-            add(f"one network, {how}", [(network(name).embed(change(one)), one.labels) for one in sets])
+            add(f"one network, {how}", [(network(name).embeddings(change(one)), one.labels) for one in sets])
 
 
 def geometry(table, name, z, means, train):

@@ -73,7 +73,7 @@ class Frozen(nn.Module):
         if len(shape) != 2:
             raise ValueError(f"the network must give embeddings, (n, d'); got shape {shape}")
 
-    def embed(self, data):
+    def embeddings(self, data):
         """The embeddings of LabeledImages, 50 at a time: Tensor, (n, d'). Bits depend on no number of threads."""
         self.check(data)
         blocks = torch.arange(len(data)).split(50)
@@ -134,8 +134,8 @@ def probe(features, labels, test_features, *, C=10.0):
 
 def judge(sets, test, network):
     """The :func:`probe` of each of some sets on test images, all through one :class:`Frozen` network: Accuracies."""
-    seen, labels = network.embed(test), test.labels.cpu()
-    said = torch.stack([probe(network.embed(one), one.labels, seen) for one in sets])[:, None]
+    seen, labels = network.embeddings(test), test.labels.cpu()
+    said = torch.stack([probe(network.embeddings(one), one.labels, seen) for one in sets])[:, None]
     return Accuracies(said == labels, labels=labels, predicted=said, classes=test.classes)
 
 
@@ -258,7 +258,7 @@ class PretrainedSteps(Steps):
 
     def real_features(self, k):
         """What network k sees in the real images: (n, d')."""
-        return self.network[k].embed(self.real)
+        return self.network[k].embeddings(self.real)
 
     def real_means(self, features):
         """What the images are to match: the centre, (d',), and the mean of each class in unit features, (K, d')."""
@@ -293,7 +293,7 @@ class PretrainedSteps(Steps):
     def trial(self):
         """A copy to measure a few steps on, whose means are of one image of each class."""
         trial, few = super().trial(), self.real.select(torch.stack([rows[0] for rows in self.real.rows_of_class]))
-        trial.means = [*self.means, *(class_means(n.embed(few), few) for n in self.network[len(self.means) :])]
+        trial.means = [*self.means, *(class_means(n.embeddings(few), few) for n in self.network[len(self.means) :])]
         return trial
 
     @property

@@ -105,7 +105,7 @@ def test_any_number_of_threads_and_a_run_that_goes_on_give_the_same_bits():
 
 def test_a_run_starts_from_the_images_nearest_to_the_mean_of_half_a_class():
     real, network = real_images((40, 40, 40)), frozen()
-    features = network.embed(real)
+    features = network.embeddings(real)
     z, steps = unit(features, features.mean(0)), make(One, real=real, ipc=1)
     draw = keyed_generator(steps.root, "init")
     for c, rows in enumerate(real.rows_of_class):
@@ -204,7 +204,7 @@ def test_the_probe_is_logistic_regression_on_centred_unit_features():
 def test_a_probe_on_the_class_means_is_the_nearest_mean():
     """Of unit length and centred, with one point a class: what a linear head can know of a class is its mean."""
     real, network = real_images((40, 40, 40)), frozen()
-    features = network.embed(real)
+    features = network.embeddings(real)
     centre, means = class_means(features, real)
     torch.testing.assert_close(means.mean(0), torch.zeros(means.shape[1]), atol=0.2, rtol=0)
     seen = unit(features, centre)
@@ -218,7 +218,7 @@ def test_sets_are_judged_by_probes():
     sets = [random_subset(real, 2, generator=seeded(i)) for i in range(3)]
     found = judge(sets, real, frozen())
     assert found.values.shape == (3, 1) and found.mean > 0.34
-    said = probe(frozen().embed(sets[1]), sets[1].labels, frozen().embed(real))
+    said = probe(frozen().embeddings(sets[1]), sets[1].labels, frozen().embeddings(real))
     assert torch.equal(found.predicted[1, 0], said)
 
 

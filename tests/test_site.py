@@ -4,13 +4,11 @@ Needs a built book (`make book`) and Chromium: Debian's, Chrome, playwright's ow
 environment variable DMTUTOR_CHROMIUM names. Without one of the two it skips; under CI it fails.
 """
 
-import functools
-import http.server
 import os
-import threading
 from pathlib import Path
 
 import pytest
+from browser import served
 from browsing import unavailable
 
 SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
@@ -61,11 +59,8 @@ SIDEWAYS = """() => [...document.querySelectorAll('article table, article mjx-co
 def address():
     if not PAGES:
         unavailable("the book is not built: run `make book`")
-    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *args: None})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=SITE)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served(SITE) as address:
+        yield address
 
 
 @pytest.fixture

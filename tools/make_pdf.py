@@ -2,18 +2,15 @@
 
     make pdf
 
-Needs a built book, Chromium as the tests need it (tests/browsing.py), and pypdf, which puts the pages together.
+Needs a built book, Chromium (tools/browser.py), and pypdf, which puts the pages together.
 """
 
-import functools
-import http.server
 import io
 import re
-import sys
-import threading
 from pathlib import Path
 from urllib.parse import urldefrag
 
+from browser import chromium, served
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, FloatObject, NameObject, NullObject, NumberObject
 
@@ -30,11 +27,6 @@ READY = """async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
     await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
 }"""
-
-
-class Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
 
 
 def pages():
@@ -94,16 +86,10 @@ def together(parts, base):
 
 
 def main():
-    sys.path.insert(0, str(ROOT / "tests"))
-    from browsing import chromium
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=SITE))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_port}/"
-    with chromium() as browser:
-        parts = {name: printed(browser, f"{base}{name}.html") for name in pages()}
+    with served(SITE) as address, chromium() as browser:
+        parts = {name: printed(browser, f"{address}/{name}.html") for name in pages()}
     out = SITE.parent / "book.pdf"
-    together(parts, base).write(out)
+    together(parts, f"{address}/").write(out)
     print(f"{out}: {sum(len(part.pages) for part in parts.values())} pages, {out.stat().st_size / 1e6:.1f} MB")
 
 
