@@ -83,7 +83,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     first = sharding.rank() == 0
     if checkpoint is not None:
         checkpoint = files.check_output(checkpoint, "checkpoint")
-        if sharding.agree(checkpoint.exists()):
+        if any(sharding.any_of(checkpoint.exists())):
             load_run(steps, checkpoint)
     if history is not None:
         history = files.check_output(history, "history")

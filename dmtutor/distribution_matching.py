@@ -9,7 +9,7 @@ from types import FunctionType
 import torch
 
 from . import threads
-from .checks import check_flag, check_fraction, check_ipc_field, fill
+from .checks import check_fraction, check_ipc_field, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -73,7 +73,8 @@ class DMConfig(Config):
             raise ValueError(f"block must be a positive integer, 'class' or 'all'; got {self.block!r}")
         check_fraction("average", self.average)
         for name in ("compile", "amp"):
-            check_flag(name, getattr(self, name))
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False; got {getattr(self, name)!r}")
         if self.norm == "batch":
             fill(self, block="all")
             if self.block != "all":
@@ -115,13 +116,15 @@ def mean_distance(real, syn):
 
 
 def dm_steps(real, *, config, generator, classes=None):
-    r"""Distribution matching, one step at a time: algorithm 1 of Zhao & Bilen.
+    r"""Distribution matching, one step at a time: `DMSteps`, algorithm 1 of Zhao & Bilen.
 
     .. math:: \min_S \; \mathbb{E}_{\vartheta, \omega} \sum_c \Bigl\| \frac{1}{|T_c|} \sum_{x \in T_c}
         \psi_\vartheta(A(x, \omega)) - \frac{1}{|S_c|} \sum_{s \in S_c} \psi_\vartheta(A(s, \omega)) \Bigr\|^2
 
     Every step draws a network :math:`\vartheta`, and for every class a batch of real images and an augmentation
-    :math:`\omega` that both sides share; then it takes one SGD step on the pixels of S.
+    :math:`\omega` that both sides share; then it takes one SGD step on the pixels of S. It returns an iterator of
+    :class:`~dmtutor.steps.Step`; ``len(steps)`` is the number of iterations. A ValueError, before any work, if the
+    configuration does not fit the data.
 
     Parameters
     ----------
@@ -134,16 +137,6 @@ def dm_steps(real, *, config, generator, classes=None):
         Condense these classes alone, ascending; all if None. Neither a draw nor a gradient of a class depends on the
         others, so runs on parts of the classes, put together, are the run on all of them, bit for bit on a CPU. If
         they start from noise, ``real`` may hold the images of these classes alone.
-
-    Returns
-    -------
-    DMSteps
-        An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations.
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the configuration does not fit the data.
 
     Examples
     --------

@@ -88,20 +88,17 @@ def _find(path):
     if held and not parts["train"]:
         raise ValueError(f"name must be a folder with train beside {held.name}; {str(path)!r} has none: "
                          f"rename {held.name} if it is a class")
-    if held:
-        used = {parts["train"].name, held.name}
-        _warn_left_out(path, [f.name for f in _folders(path) if f.name not in used])
-        found, test = _classes(parts["train"]), _classes(held)
-        unknown = sorted(set(test) - set(found))
-        if unknown:
-            raise ValueError(f"name must be a folder whose train and test parts have the same classes; {str(path)!r} "
-                             f"has no {', '.join(map(repr, unknown))} in {parts['train'].name}")
-    else:
-        found, test = _classes(path), {}
+    found = _classes(parts["train"] or path)
     classes = list(found)
     train = [(file, c) for c, name in enumerate(classes) for file in found[name]]
     if held:
-        test = [(file, c) for c, name in enumerate(classes) for file in test.get(name, [])]
+        used = {parts["train"].name, held.name}
+        _warn_left_out(path, [f.name for f in _folders(path) if f.name not in used])
+        found = _classes(held)
+        if unknown := sorted(set(found) - set(classes)):
+            raise ValueError(f"name must be a folder whose train and test parts have the same classes; {str(path)!r} "
+                             f"has no {', '.join(map(repr, unknown))} in {parts['train'].name}")
+        test = [(file, c) for c, name in enumerate(classes) for file in found.get(name, [])]
     else:
         own = held_out(np.array([c for _, c in train]), [os.fsencode(plain(f.name)) for f, _ in train])
         train, test = ([sample for sample, t in zip(train, own, strict=True) if t == part] for part in (False, True))
@@ -211,7 +208,10 @@ def _decode(samples, how, cache, name):
         for old in path.parent.glob(".*.partial"):  # of runs that were killed
             if time.time() - old.stat().st_mtime > 86_400:
                 old.unlink(missing_ok=True)
-        _check_room(path.parent, np.prod(whole, dtype=np.int64))
+        needed, free = np.prod(whole, dtype=np.int64), shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise ValueError(f"the decoded images take {needed / 1e9:.0f} GB and {str(path.parent)!r} has "
+                             f"{free / 1e9:.0f} left: give a smaller size, or root=, a folder with more room")
         beside = on_disk.partial(path)
         try:
             array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=whole)
@@ -247,13 +247,6 @@ def _identity(file):
     """What changes when a file does."""
     stat = file.stat() if file.exists() else None  # a link may lead nowhere
     return str(file), stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-def _check_room(folder, needed):
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ValueError(f"the decoded images take {needed / 1e9:.0f} GB and {str(folder)!r} has {free / 1e9:.0f} "
-                         "left: give a smaller size, or root=, a folder with more room")
 
 
 def statistics_file(path):

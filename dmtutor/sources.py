@@ -72,11 +72,6 @@ def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white
     >>> train
     LabeledImages(2 images of 3×8×8, 2 classes)
     """
-    return _from_arrays(x, y, classes=classes, like=like, size=size, resize=resize, white=white)
-
-
-def _from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white=None, digest=None):
-    """:func:`from_arrays`, of images whose fingerprint may be known."""
     on_disk = isinstance(x, np.memmap) and x.dtype == np.uint8 and size is None
     _check_pictures(size, resize, white)
     if like is not None and classes is not None:
@@ -94,10 +89,10 @@ def _from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", whit
         meta["white"] = white
 
     if on_disk:
-        mean, std, digest = _statistics(x, digest)
+        mean, std, digest = _statistics(x)
         constant = std == 1  # where pixels lie in [0, 1] it is a half at most
     else:
-        digest = digest or fingerprint(x)
+        digest = fingerprint(x)
         x = torch.tensor(x)
         images = x.to(torch.float32, memory_format=torch.contiguous_format)
         if x.dtype == torch.uint8:
@@ -168,13 +163,13 @@ def _check_pictures(size, resize, white):
             check_positive(name, value)
 
 
-def _statistics(x, digest=None):
+def _statistics(x):
     """Mean, deviation and fingerprint of 8-bit images in a file: those beside it, of a folder that was decoded."""
     known = statistics_file(x.filename) if x.filename else None
     if known and known.is_file() and known.parent.name == "folders":
         told = json.loads(known.read_text())
         return torch.tensor(told["mean"]), torch.tensor(told["std"]), told["digest"]
-    return *mean_and_std(x), digest or fingerprint(x)
+    return *mean_and_std(x), fingerprint(x)
 
 
 def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, skip_broken=False, white=None, like=None):
@@ -258,8 +253,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
         raise ValueError(f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got "
                          f"{str(name)!r}")
     built_in = name in NAMES
-    options = {"size": size, "resize": resize, "digest": name if built_in else None}
-    train = _from_arrays(x, y, classes=classes, **options)
+    train = from_arrays(x, y, classes=classes, size=size, resize=resize)
     train.meta.update(name=name if built_in else path.absolute().stem, augment=AUGMENT.get(name, EVERYTHING),
                       built_in=built_in)
     if resize != "fit":
@@ -271,10 +265,10 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
                          f"{train.classes[0]!r}: name the folder whose folders are the classes")
     if not len(x_test):
         raise ValueError(f"name must be a data set with test images; of {str(name)!r} every class has but one image")
-    test = _from_arrays(x_test, y_test, like=train, **options)
-    both = fingerprint([part.meta["fingerprint"] for part in (train, test)])
+    test = from_arrays(x_test, y_test, like=train, size=size, resize=resize)
+    own = [fingerprint([name], part.labels) if built_in else part.meta["fingerprint"] for part in (train, test)]
     for part in (train, test):
-        part.meta["fingerprint"] = both
+        part.meta["fingerprint"] = fingerprint(own)
     if like is not None:
         check_fit(train, like)
         train, test = train.normalized_like(like), test.normalized_like(like)
