@@ -62,8 +62,8 @@ def main(arguments=None):
 
 def _condense(parsed):
     sharding.join()
-    outputs = _outputs(parsed)
     _check(parsed)
+    outputs = _outputs(parsed)
     with ExitStack() as held:
         if sharding.rank() == 0 and not parsed.dry_run:
             for output in outputs.values():
@@ -156,7 +156,6 @@ def _save(made, output):
 
 def _outputs(parsed):
     """The file of each seed: S.pt, or S_0.pt, S_1.pt, … for several."""
-    check_seed(parsed.seed, "--seed")
     check_positive("--seeds", parsed.seeds)
     path = files.check_output(parsed.output, "--output")
     if path.suffix not in (".pt", ".pth"):

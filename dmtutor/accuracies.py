@@ -12,16 +12,14 @@ from scipy.special import stdtrit  # the quantile of Student's t; scipy.stats ta
 class Difference(NamedTuple):
     """How much better one method is than another, as a fraction of the test images.
 
-    ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``image_error`` is the standard
-    error over test images, for these sets; ``overall`` bounds an approximate 95 % interval over sets and test images
-    together.
+    ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``overall`` bounds an approximate one
+    over sets and test images together.
     ``f"{difference:.2f}"`` has two digits, in percentage points.
     """
 
     mean: float
     low: float
     high: float
-    image_error: float
     overall: tuple[float, float]
 
     def __format__(self, spec):
@@ -224,10 +222,10 @@ class Accuracies:
         a, b = (x.marks[:, :both] for x in (self, other))
         a, b = (x.mean(1) if max(ours[0], theirs[0]) > 1 else x[0] for x in (a, b))  # (sets or networks, n)
         per_image = a.mean(0) - b.mean(0)
-        mean, image_error = float(per_image.mean()), float(per_image.std() / ours[2] ** 0.5)
+        mean = float(per_image.mean())
         sides = (a - b,) if paired else (a, b)
         over_sets = student_interval(mean, [variance_of_mean(x.mean(1)) for x in sides])
-        return Difference(mean, *over_sets, image_error, overall_interval(per_image, sides))
+        return Difference(mean, *over_sets, overall_interval(per_image, sides))
 
     def __str__(self):
         low, high = self.interval

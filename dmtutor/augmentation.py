@@ -218,7 +218,11 @@ class SiameseAugment:
         images, numbers, out = x.split(sizes), u.split(sizes), [None] * len(runs)
         for index in {index for index, _ in runs}:
             places = [i for i, (other, _) in enumerate(runs) if other == index]
-            changed = self.operations[index](*(torch.cat([of[i] for i in places]) for of in (images, numbers)))
+            changed = self.operations[index](*(_cat([of[i] for i in places]) for of in (images, numbers)))
             for i, part in zip(places, changed.split([sizes[i] for i in places]), strict=True):
                 out[i] = part
-        return torch.cat(out)
+        return _cat(out)
+
+
+def _cat(parts):
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

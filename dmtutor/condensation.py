@@ -117,7 +117,6 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
     if not (isinstance(steps_type, type) and issubclass(steps_type, Steps)):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, or a class derived from Steps; got {method!r}")
     check_seed(seed)
-    seed = int(seed)
     config_type = steps_type.config_type
     valid = [f.name for f in fields(config_type)]
     unknown = [name for name in config_fields if name not in valid]
@@ -131,7 +130,7 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
             raise ValueError(f"method must be {shared}, or a class derived from DMSteps, where processes share the "
                              f"work; got {steps_type.method!r}")
         options["classes"] = sharding.share(len(train.classes))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     return start(steps_type, config_type, train.to(device), config, generator, **options)
 
 

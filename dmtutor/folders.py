@@ -32,13 +32,8 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
     A part that takes more than :data:`IN_MEMORY` is decoded into a file below the folder ``cache``, and found again as
     long as the names, sizes and times of the images are the same.
 
-    Returns
-    -------
-    train, test : (array, array)
-        Pixels, (n, C, H, W), uint8, mapped where they are in a file; and labels, (n,).
-    classes : list of str
-    white : int or None
-        The value of white, if there was a picture of more than 8 bits.
+    Returns (pixels, labels) of the training part and of the test part, pixels (n, C, H, W), uint8, mapped where they
+    are in a file; the classes' names; and the value of white, if there was a picture of more than 8 bits, else None.
     """
     train, test, classes = _find(path)
     grey, shape, levels, broken = _look([file for file, _ in (*train, *test)])
@@ -55,20 +50,17 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
         broken |= {samples[i][0]: why for i, why in failed.items()}
         parts.append((pixels, np.array([c for i, (_, c) in enumerate(samples) if i not in failed], dtype=np.int64)))
     if broken:
-        _tell_broken(path, broken, len(train) + len(test), skip_broken)
+        named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:MAX_NAMED]]
+        more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+        message = (f"{len(broken)} of {len(train) + len(test)} images in {str(path)!r} cannot be read: "
+                   f"{', '.join(named)}{more}")
+        if not skip_broken:
+            raise ValueError(f"{message}; mend or delete them, or leave them out by skip_broken=True (--skip-broken)")
+        warnings.warn(f"{message}; left out", stacklevel=3)
         counts = np.bincount(parts[0][1], minlength=len(classes))
         if not counts.all():
             raise ValueError(f"class {classes[counts.argmin()]!r} in {str(path)!r} has no image left that can be read")
     return *parts, classes, told
-
-
-def _tell_broken(path, broken, total, skip):
-    named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:MAX_NAMED]]
-    more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
-    told = f"{len(broken)} of {total} images in {str(path)!r} cannot be read: {', '.join(named)}{more}"
-    if not skip:
-        raise ValueError(f"{told}; mend or delete them, or leave them out by skip_broken=True (--skip-broken)")
-    warnings.warn(f"{told}; left out", stacklevel=4)
 
 
 # Where they are ------------------------------------------------------------------------------------------------------

@@ -94,14 +94,15 @@ def squared_distances(x, y):
     return (squares - 2 * x @ y.mT).clamp(min=0)
 
 
-def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
+def mmd2(x, y, *, kernel, unbiased=False):
     """Squared maximum mean discrepancy of two sets of points, (…), in x's dtype; sums are held in float64.
 
     ``MMD²(P, Q) = E k(x, x′) − 2 E k(x, y) + E k(y, y′)``, the squared distance of the mean embeddings of P and
     Q. The *V-statistic* (the default) takes each mean over all pairs, points with themselves included: it is
     the exact MMD² of the two sets as they are, and never negative. The *U-statistic* (``unbiased=True``; lemma 6 of
     Gretton et al.) leaves out the pairs i = i: it is right on average for the distributions that the sets were drawn
-    from, and may be negative. Either is differentiable in x, in y and in the kernel's parameters.
+    from, and may be negative. Either is differentiable in x, in y and in the kernel's parameters, and computed in
+    tiles, forwards and backwards, so that memory does not grow with n · m.
 
     Parameters
     ----------
@@ -112,9 +113,6 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
         A symmetric kernel, (…, n, d), (…, m, d) → (…, n, m).
     unbiased : bool
         The U-statistic in place of the V-statistic.
-    block : int
-        Kernel values are computed in tiles of at most block × block, forwards and backwards, so memory does not
-        grow with n · m. The result is the same up to rounding. A ValueError if it is not a positive integer.
 
     Examples
     --------
@@ -125,16 +123,15 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
     tensor(-1.)
     """
     check_points(x=x, y=y)
-    check_positive("block", block)
     if unbiased:
         check_pairs(x=x, y=y)
-    xx = _mean_embedding(x, x, kernel, block, skip_self=unbiased).mean(-1)
-    xy = _mean_embedding(x, y, kernel, block).mean(-1)
-    yy = _mean_embedding(y, y, kernel, block, skip_self=unbiased).mean(-1)
+    xx = _mean_embedding(x, x, kernel, skip_self=unbiased).mean(-1)
+    xy = _mean_embedding(x, y, kernel).mean(-1)
+    yy = _mean_embedding(y, y, kernel, skip_self=unbiased).mean(-1)
     return (xx - 2 * xy + yy).to(x.dtype)
 
 
-def witness(points, x, y, *, kernel, block=BLOCK):
+def witness(points, x, y, *, kernel):
     """The function that shows the difference of two sets, (…, p): of x and y smoothed by the kernel, x less y.
 
     ``f(z) = mean_i k(z, x_i) − mean_j k(z, y_j)``. Divided by MMD it has norm 1, and no function of norm 1 has a
@@ -144,7 +141,7 @@ def witness(points, x, y, *, kernel, block=BLOCK):
     ----------
     points : Tensor (…, p, d)
         Where f is evaluated.
-    x, y, kernel, block
+    x, y, kernel
         As of `mmd2`, whose errors are raised, too.
 
     Examples
@@ -154,8 +151,7 @@ def witness(points, x, y, *, kernel, block=BLOCK):
     tensor([ 1., -1., -1.])
     """
     check_points(points=points, x=x, y=y)
-    check_positive("block", block)
-    return (_mean_embedding(points, x, kernel, block) - _mean_embedding(points, y, kernel, block)).to(points.dtype)
+    return (_mean_embedding(points, x, kernel) - _mean_embedding(points, y, kernel)).to(points.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +263,7 @@ def check_pairs(**points):
             raise ValueError(f"{name} must hold at least two points for an unbiased estimate; got {x.shape[-2]}")
 
 
-def _mean_embedding(points, x, kernel, block, skip_self=False):
+def _mean_embedding(points, x, kernel, skip_self=False):
     """The mean embedding of x at each point z, mean_i k(z, x_i), (…, p), in float64.
 
     With ``skip_self`` the points are those of x, and each is left out of its own mean.
@@ -278,7 +274,7 @@ def _mean_embedding(points, x, kernel, block, skip_self=False):
         total = k.sum(-1, dtype=torch.float64)
         return total - k.diagonal(dim1=-2, dim2=-1) if same else total
 
-    rows, columns = points.split(block, dim=-2), x.split(block, dim=-2)
+    rows, columns = points.split(BLOCK, dim=-2), x.split(BLOCK, dim=-2)
     if len(rows) * len(columns) > 1 and torch.is_grad_enabled():
         make = partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)  # keep no tile for backward
     else:

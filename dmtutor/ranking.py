@@ -8,15 +8,8 @@ from .checks import check_generator, check_positive
 
 
 class Correlation(NamedTuple):
-    """What :func:`rank_correlation` returns.
-
-    Attributes
-    ----------
-    value : float
-        Spearman's ρ, in [−1, 1].
-    samples : Tensor, (resamples,), float64
-        The same of every resample.
-    """
+    """What :func:`rank_correlation` returns: Spearman's ρ, in [−1, 1], and in ``samples``, (resamples,), that of every
+    resample."""
 
     value: float
     samples: torch.Tensor
@@ -24,8 +17,7 @@ class Correlation(NamedTuple):
     @property
     def interval(self):
         """The middle 95 % of the resamples: (low, high)."""
-        low, high = self.samples.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return low, high
+        return tuple(self.samples.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist())
 
     def minus(self, other):
         """The difference of two correlations with the same table, made with generators of one seed."""

