@@ -4,7 +4,7 @@ Sets of points are tensors (…, n, d): n points in d dimensions, with any leadi
 A kernel is any symmetric function of two such sets that returns the matrix of its values, (…, n, m):
 `Linear`, `Gaussian`, or your own, say ``lambda x, y: embed(x) @ embed(y).mT``.
 
-The statistics and the test are those of Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
+The statistics, the test and the median heuristic are those of Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
 """
 
 from dataclasses import dataclass
@@ -46,8 +46,8 @@ class Gaussian:
     Parameters
     ----------
     bandwidth : float, or tuple of float
-        h > 0 and finite, else a ValueError, in the units of the points. The median heuristic is
-        ``torch.pdist(points).median()``: a scale at which near is told from far.
+        h > 0 and finite, else a ValueError, in the units of the points. The median heuristic, a scale at which near is
+        told from far, is ``torch.pdist(torch.cat([x, y])).median()``.
 
     Examples
     --------
