@@ -40,6 +40,12 @@ def check_not_negative(name, value):
         raise ValueError(f"{name} must not be negative; got {value!r}")
 
 
+def check_flag(name, value):
+    """Raise a ValueError if ``value`` is not a bool."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False; got {value!r}")
+
+
 def check_positive_number(name, value):
     """Raise a ValueError if ``value`` is not a positive, finite number."""
     check_number(name, value)

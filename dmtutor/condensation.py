@@ -24,7 +24,11 @@ METHODS = {steps_type.method: steps_type for steps_type in (DDSteps, DCSteps, DS
 
 def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, checkpoint=None, history=None,
              **config_fields):
-    """Condense a training set into ``ipc`` synthetic images per class.
+    """Condense a training set into ``ipc`` synthetic images per class: `LabeledImages` on the CPU, sorted by class.
+
+    Their ``meta`` holds the configuration, the seed and the versions. Where ``torch.distributed`` has been initialised,
+    as ``torchrun -m dmtutor condense`` does, its processes share the classes. Every one returns the whole set, on a CPU
+    the same bits as from one process.
 
     Parameters
     ----------
@@ -52,11 +56,6 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         Other fields of the method's configuration: :class:`DMConfig`, :class:`IDMConfig`, :class:`DSAConfig`,
         :class:`DCConfig`, :class:`DDConfig`, or the ``config_type`` of your class.
 
-    Returns
-    -------
-    LabeledImages
-        On the CPU, sorted by class; its ``meta`` holds the configuration, the seed and the versions.
-
     Raises
     ------
     TypeError
@@ -65,11 +64,6 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         Before any work, if a value is out of range or does not fit the data.
     FloatingPointError
         If the pixels leave all bounds, as after steps that are too large. Such a state is not saved.
-
-    Notes
-    -----
-    Where ``torch.distributed`` has been initialised, as ``torchrun -m dmtutor condense`` does, its processes share
-    the classes. Every one returns the whole set, on a CPU the same bits as from one process.
 
     Examples
     --------

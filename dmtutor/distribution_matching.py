@@ -9,7 +9,7 @@ from types import FunctionType
 import torch
 
 from . import threads
-from .checks import check_fraction, check_ipc_field, fill
+from .checks import check_flag, check_fraction, check_ipc_field, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -73,8 +73,7 @@ class DMConfig(Config):
             raise ValueError(f"block must be a positive integer, 'class' or 'all'; got {self.block!r}")
         check_fraction("average", self.average)
         for name in ("compile", "amp"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False; got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
         if self.norm == "batch":
             fill(self, block="all")
             if self.block != "all":
