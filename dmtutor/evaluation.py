@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from . import threads
-from .accuracies import Accuracies, t_interval, welch_interval  # noqa: F401
+from .accuracies import Accuracies
 from .augmentation import SiameseAugment, cutmix
 from .checks import (
     check_flag,

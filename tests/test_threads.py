@@ -144,7 +144,7 @@ RUNS = {
         REAL, config=DCConfig(ipc=ipc, batch_real=13, steps_per_network=2, **SMALL), generator=seeded()),
     "dsa": lambda ipc: dc_steps(REAL, config=DSAConfig(ipc=ipc, batch_real=7, **SMALL), generator=seeded()),
     "dd": lambda ipc: dd_steps(
-        REAL, config=DDConfig(ipc=ipc, batch_real=5, starts=2, **SMALL), generator=seeded()),
+        REAL, config=DDConfig(ipc=ipc, batch_real=5, **SMALL), generator=seeded()),
 }
 
 
