@@ -135,7 +135,7 @@ class RandomConvNets:
         return net.requires_grad_(False)
 
     def kernel(self, x, y):
-        """The kernel: values (…, n, m) of x (…, n, d) and y (…, m, d). For `mmd2`, `witness`, `two_sample_test`.
+        """The kernel: values (…, n, m) of x (…, n, d) and y (…, m, d). For `mmd2` and `witness`.
 
         Differentiable. Images go through the networks in blocks, whose feature maps are not kept for backward.
         """

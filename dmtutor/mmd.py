@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .checks import check_generator, check_positive, check_positive_number
+from .checks import check_positive_number
 
 BLOCK = 512  # a tile of BLOCK² kernel values stays in a processor's cache
 
@@ -152,84 +152,6 @@ def witness(points, x, y, *, kernel):
     """
     check_points(points=points, x=x, y=y)
     return (_mean_embedding(points, x, kernel) - _mean_embedding(points, y, kernel)).to(points.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class TwoSampleTest:
-    """What `two_sample_test` returns."""
-
-    statistic: torch.Tensor
-    """MMD² of the two samples, the U-statistic, (…)."""
-    null: torch.Tensor
-    """Its values after permutations, (…, permutations)."""
-    pvalue: torch.Tensor
-    """(b + 1) / (permutations + 1), where b values of ``null`` are at least ``statistic``, (…)."""
-
-
-@torch.no_grad()
-def two_sample_test(x, y, *, kernel, permutations=999, generator):
-    """Test whether two samples come from one distribution: could their MMD² be chance? A `TwoSampleTest`.
-
-    If they do, all ways to divide the pooled points into such sides are equally likely. The p-value is the share
-    of divisions, the given one included, whose MMD² is at least as large: under the null hypothesis it is at most α
-    with a probability of at most α, for every sample size and every kernel fixed beforehand.
-
-    That needs *exchangeable* points: independent samples, and a kernel that was not chosen on them. The p-value
-    means nothing for a set that was optimised to be like the other one.
-
-    Parameters
-    ----------
-    x, y : Tensor (…, n, d) and (…, m, d)
-        n, m ≥ 2, with the same leading dimensions: one test for each of them, all with the same permutations. What does
-        not fit, or is NaN, is an error as of `mmd2`.
-    kernel : callable
-        Evaluated once on the n + m points; the matrix is kept, in float64.
-    permutations : int
-        Positive, else a ValueError.
-    generator : torch.Generator, on the CPU
-        A TypeError for anything else.
-
-    References
-    ----------
-    Phipson & Smyth, *Permutation P-values Should Never Be Zero*, Statistical Applications in Genetics and Molecular
-    Biology 2010.
-
-    Examples
-    --------
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> x, y = torch.randn(2, 50, 3, generator=generator)
-    >>> far = two_sample_test(x, y + 2, kernel=Gaussian(2.0), permutations=99, generator=generator)
-    >>> float(far.pvalue)
-    0.01
-    """
-    check_points(x=x, y=y)
-    check_positive("permutations", permutations)
-    check_generator(generator)
-    check_pairs(x=x, y=y)
-    n, m = x.shape[-2], y.shape[-2]
-    if x.shape[:-2] != y.shape[:-2]:
-        raise ValueError(f"y must have x's leading dimensions {tuple(x.shape[:-2])}; got {tuple(y.shape[:-2])}")
-    pooled = torch.cat([x, y], -2)
-    k = kernel(pooled, pooled).double()  # (…, n + m, n + m)
-
-    # Row r of `side` marks the points on x's side after permutation r; row 0 is as given.
-    chosen = torch.rand(permutations, n + m, generator=generator).argsort(1)[:, :n]
-    side = torch.zeros(permutations + 1, n + m, dtype=torch.float64)
-    side[0, :n] = 1
-    side[1:].scatter_(1, chosen, 1)
-    side = side.to(k.device)
-
-    rows, diagonal = k.sum(-1), k.diagonal(dim1=-2, dim2=-1)  # (…, n + m)
-    xx = ((side @ k) * side).sum(-1)  # (…, permutations + 1): sums of k over pairs on x's side,
-    xy = rows @ side.T - xx  # across,
-    yy = rows.sum(-1, keepdim=True) - xx - 2 * xy  # and on y's side
-    xx, yy = xx - diagonal @ side.T, yy - diagonal @ (1 - side).T
-    values = xx / (n * (n - 1)) - 2 * xy / (n * m) + yy / (m * (m - 1))
-    statistic, null = values[..., 0], values[..., 1:]
-
-    rounding = 1e-12 * k.abs().amax((-2, -1))  # a tie that rounding broke is a tie
-    b = (null >= (statistic - rounding)[..., None]).sum(-1)
-    return TwoSampleTest(statistic.to(x.dtype), null.to(x.dtype), (b + 1).double() / (permutations + 1))
 
 
 def check_shapes(**points):

@@ -9,7 +9,7 @@ from runs import seeded
 
 from dmtutor import ConvNet, load, mean_distance
 from dmtutor.embeddings import IMAGES, RandomConvNets, RandomFourierFeatures, class_separability
-from dmtutor.mmd import Gaussian, Linear, mmd2, two_sample_test, witness
+from dmtutor.mmd import Gaussian, Linear, mmd2, witness
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -217,12 +217,10 @@ def test_gradients(n):
         assert torch.autograd.gradgradcheck(lambda x: nets.distances(x, y), x)
 
 
-def test_the_kernel_fits_the_witness_and_the_test():
+def test_the_kernel_fits_the_witness():
     nets, x, y = convnets(4), randn(20, 64), randn(20, 64, seed=1) * torch.linspace(0, 2, 64)
     at_x, at_y = (witness(z, x, y, kernel=nets.kernel).mean() for z in (x, y))
     torch.testing.assert_close(at_x - at_y, nets.distances(x, y).mean())
-    result = two_sample_test(x, y, kernel=nets.kernel, permutations=99, generator=seeded())
-    assert float(result.pvalue) == 0.01
 
 
 def test_networks_are_drawn_once_and_more_of_them_begin_alike():

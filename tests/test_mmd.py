@@ -16,7 +16,6 @@ from dmtutor.mmd import (
     Linear,
     mmd2,
     squared_distances,
-    two_sample_test,
     witness,
 )
 
@@ -302,93 +301,12 @@ def test_the_closed_form_is_what_large_samples_give(d, h, seed):
     assert abs(mmd2(x, y, kernel=kernel, unbiased=True) - exact) < 5 * (exact.sqrt() / 2000**0.5 + 1 / 2000)
 
 
-# The two-sample test
-
-
-def slow_test(x, y, kernel, permutations, generator):
-    """One deal after the other."""
-    pooled, n = torch.cat([x, y]), len(x)
-    observed = mmd2(x, y, kernel=kernel, unbiased=True)
-    null = []
-    for deal in torch.rand(permutations, len(pooled), generator=generator).argsort(1):
-        null.append(mmd2(pooled[deal[:n]], pooled[deal[n:]], kernel=kernel, unbiased=True))
-    null = torch.stack(null)
-    return observed, null, (int((null >= observed).sum()) + 1) / (permutations + 1)
-
-
-@settings(deadline=None, max_examples=20)
-@given(pairs_of_sets(), kernels)
-def test_the_test_is_what_its_definition_says(sets, kernel):
-    x, y = sets
-    result = two_sample_test(x, y, kernel=kernel, permutations=20, generator=seeded())
-    observed, null, _ = slow_test(x, y, kernel, 20, seeded())
-    scale = float(kernel(torch.cat(sets), torch.cat(sets)).abs().max())
-    torch.testing.assert_close(result.statistic, observed, rtol=0, atol=1e-11 * max(scale, 1))
-    torch.testing.assert_close(result.null, null, rtol=0, atol=1e-11 * max(scale, 1))
-
-
-def test_pvalues_and_batches():
-    x, y = randn(3, 12, 2), 0.8 + randn(3, 9, 2, seed=1)
-    result = two_sample_test(x, y, kernel=Gaussian(1.0), permutations=50, generator=seeded())
-    assert result.statistic.shape == result.pvalue.shape == (3,)
-    assert result.null.shape == (3, 50)
-    for i in range(3):
-        assert float(result.pvalue[i]) == pytest.approx(slow_test(x[i], y[i], Gaussian(1.0), 50, seeded())[2])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ties_count(dtype):
-    """Two against two: of six deals the given one and its mirror image tie, and rounding must not part them."""
-    x, y = randn(2, 2, dtype=dtype), 5 + randn(2, 2, seed=1, dtype=dtype)
-    result = two_sample_test(x, y, kernel=Gaussian(1.0), permutations=2000, generator=seeded())
-    assert float(result.pvalue) == pytest.approx(1 / 3, abs=0.04)
-
-
-def test_false_alarms_keep_their_level():
-    x, y = randn(1000, 8, 2), randn(1000, 12, 2, seed=1)
-    p = two_sample_test(x, y, kernel=Gaussian(1.0), permutations=199, generator=seeded()).pvalue
-    for level in (0.05, 0.2, 0.5):
-        share = (p <= level).double().mean()
-        assert abs(share - level) < 4 * (level * (1 - level) / 1000) ** 0.5
-    assert p.min() >= 1 / 200
-
-
-def test_it_finds_a_difference_and_the_generator_decides():
-    x, y = randn(60, 2), 1.5 + randn(60, 2, seed=1)
-    one, same, other = (
-        two_sample_test(x, y, kernel=Gaussian(1.0), permutations=99, generator=seeded(seed)) for seed in (0, 0, 1)
-    )
-    assert float(one.pvalue) == 0.01
-    assert torch.equal(one.null, same.null) and not torch.equal(one.null, other.null)
-
-
-@pytest.mark.parametrize("generator", [None, 0])
-def test_a_test_needs_a_generator(generator):
-    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator"):
-        two_sample_test(randn(4, 2), randn(4, 2), kernel=Linear(), generator=generator)
-
-
-@pytest.mark.parametrize(
-    "x, y, options, message",
-    [
-        (randn(1, 2), randn(4, 2), {}, "x must hold at least two points for an unbiased estimate; got 1"),
-        (randn(4, 2), randn(1, 2), {}, "y must hold at least two points for an unbiased estimate; got 1"),
-        (randn(3, 4, 2), randn(4, 2), {}, r"y must have x's leading dimensions \(3,\); got \(\)"),
-        (randn(4, 2), randn(4, 2), {"permutations": 0}, "permutations must be a positive integer; got 0"),
-    ],
-)
-def test_samples_are_checked(x, y, options, message):
-    with pytest.raises(ValueError, match=message):
-        two_sample_test(x, y, kernel=Linear(), generator=seeded(), **options)
-
-
 # Bad input
 
 
 FUNCTIONS = {
     "mmd2": lambda x, y: mmd2(x, y, kernel=Gaussian(1.0)),
     "witness": lambda x, y: witness(x, x, y, kernel=Gaussian(1.0)),
-    "two_sample_test": lambda x, y: two_sample_test(x, y, kernel=Gaussian(1.0), generator=seeded()),
 }
 
 
