@@ -62,8 +62,8 @@ def main(arguments=None):
 
 def _condense(parsed):
     sharding.join()
-    outputs = _outputs(parsed)
     _check(parsed)
+    outputs = _outputs(parsed)
     with ExitStack() as held:
         if sharding.rank() == 0 and not parsed.dry_run:
             for output in outputs.values():
@@ -95,7 +95,12 @@ def _condense_into(parsed, outputs):
     drawn = _drawn([(begun.ipc, begun.synthetic.meta.get("factor", 1))])
     _plan(parsed, train, test, recipe, drawn, len(outputs), begun, left)
     if parsed.dry_run:
-        _draw_some(parsed, train)
+        if sharding.rank() == 0:
+            from .plotting import contact_sheet
+
+            sheet = f"{parsed.output}.png"
+            told = contact_sheet(train, sheet, title=f"{parsed.dataset}, training images as they are read", most=6)
+            print(f"{sheet}: as they are read, {told}")
         return
     sets = []
     for seed, output in outputs.items():
@@ -121,16 +126,6 @@ def _condense_into(parsed, outputs):
     parsed.advice = [f"the sets are written: evaluate {' '.join(map(str, outputs.values()))} judges them"]
     if parsed.evaluate:
         _compare(parsed, list(outputs.values()), sets, train, test, recipe)
-
-
-def _draw_some(parsed, train):
-    """A few of the images that were read, beside what would be written."""
-    from .plotting import contact_sheet
-
-    sheet = f"{parsed.output}.png"
-    if sharding.rank() == 0:
-        told = contact_sheet(train, sheet, title=f"{parsed.dataset}, training images as they are read", most=6)
-        print(f"{sheet}: as they are read, {told}")
 
 
 def _made_by(begun, seed, path):
@@ -161,7 +156,6 @@ def _save(made, output):
 
 def _outputs(parsed):
     """The file of each seed: S.pt, or S_0.pt, S_1.pt, … for several."""
-    check_seed(parsed.seed, "--seed")
     check_positive("--seeds", parsed.seeds)
     path = files.check_output(parsed.output, "--output")
     if path.suffix not in (".pt", ".pth"):

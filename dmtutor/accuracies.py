@@ -1,5 +1,6 @@
 """Which answers of which networks were right: means, their intervals, and the differences between two methods."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -11,16 +12,14 @@ from scipy.special import stdtrit  # the quantile of Student's t; scipy.stats ta
 class Difference(NamedTuple):
     """How much better one method is than another, as a fraction of the test images.
 
-    ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``image_error`` is the standard
-    error over test images, for these sets; ``overall`` bounds an approximate 95 % interval over sets and test images
-    together.
+    ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``overall`` bounds an approximate one
+    over sets and test images together.
     ``f"{difference:.2f}"`` has two digits, in percentage points.
     """
 
     mean: float
     low: float
     high: float
-    image_error: float
     overall: tuple[float, float]
 
     def __format__(self, spec):
@@ -223,11 +222,10 @@ class Accuracies:
         a, b = (x.marks[:, :both] for x in (self, other))
         a, b = (x.mean(1) if max(ours[0], theirs[0]) > 1 else x[0] for x in (a, b))  # (sets or networks, n)
         per_image = a.mean(0) - b.mean(0)
+        mean = float(per_image.mean())
         sides = (a - b,) if paired else (a, b)
-        ends = t_interval(*(x.mean(1) for x in sides)) if paired else welch_interval(*(x.mean(1) for x in sides))
-        return Difference(
-            float(per_image.mean()), *ends, float(per_image.std() / ours[2] ** 0.5), overall_interval(per_image, sides)
-        )
+        over_sets = student_interval(mean, [variance_of_mean(x.mean(1)) for x in sides])
+        return Difference(mean, *over_sets, overall_interval(per_image, sides))
 
     def __str__(self):
         low, high = self.interval
@@ -245,27 +243,23 @@ class Accuracies:
 
 def t_interval(values):
     """Student's 95 % interval of the mean of independent values, (n,): (low, high), NaN for n = 1."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
     return student_interval(float(values.double().mean()), [variance_of_mean(values)])
 
 
-def welch_interval(a, b):
-    """Welch's 95 % interval of the difference of two means, of independent values (n,) and (m,): (low, high)."""
-    return student_interval(float(a.double().mean() - b.double().mean()), [variance_of_mean(a), variance_of_mean(b)])
-
-
 def variance_of_mean(values):
-    """The variance of the mean of values, (n,), and its degrees of freedom."""
-    return float(values.double().var()) / len(values), len(values) - 1
+    """The variance of the mean of values, (n,), NaN for one of them, and its degrees of freedom."""
+    n = len(values)
+    return float(values.double().var()) / n if n > 1 else math.nan, n - 1
 
 
 def student_interval(middle, parts):
     """Student's 95 % interval about ``middle`` with Satterthwaite's degrees of freedom: (low, high).
 
     ``parts`` are the variances that add up to that of ``middle``, those to subtract with a minus, each with its
-    degrees of freedom.
+    degrees of freedom; NaN where one has none.
     """
+    if min(freedom for _, freedom in parts) < 1:
+        return math.nan, math.nan
     variance = sum(v for v, _ in parts)
     if variance == 0:
         return middle, middle
@@ -283,7 +277,7 @@ def overall_interval(per_image, sides):
     n = len(per_image)
     middle = float(per_image.mean())
     if min(map(len, sides)) < 2 or n < 2:
-        return float("nan"), float("nan")
+        return math.nan, math.nan
     of_sets, of_images = [], [variance_of_mean(per_image)]
     for x in sides:
         rest = x - x.mean(1, keepdim=True) - x.mean(0) + x.mean()

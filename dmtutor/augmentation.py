@@ -215,18 +215,14 @@ class SiameseAugment:
         # The images of one operation are brought together without an index, for which a GPU would wait.
         runs = [(index, each * len(list(run))) for index, run in groupby(draws.operation.tolist())]
         sizes = [size for _, size in runs]
-        images, numbers, out = _cut(x, sizes), _cut(u, sizes), [None] * len(runs)
+        images, numbers, out = x.split(sizes), u.split(sizes), [None] * len(runs)
         for index in {index for index, _ in runs}:
             places = [i for i, (other, _) in enumerate(runs) if other == index]
             changed = self.operations[index](*(_cat([of[i] for i in places]) for of in (images, numbers)))
-            for i, part in zip(places, _cut(changed, [sizes[i] for i in places]), strict=True):
+            for i, part in zip(places, changed.split([sizes[i] for i in places]), strict=True):
                 out[i] = part
         return _cat(out)
 
 
 def _cat(parts):
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _cut(x, sizes):
-    return [x] if len(sizes) == 1 else x.split(sizes)

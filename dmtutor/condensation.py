@@ -24,7 +24,11 @@ METHODS = {steps_type.method: steps_type for steps_type in (DDSteps, DCSteps, DS
 
 def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, checkpoint=None, history=None,
              **config_fields):
-    """Condense a training set into ``ipc`` synthetic images per class.
+    """Condense a training set into ``ipc`` synthetic images per class: `LabeledImages` on the CPU, sorted by class.
+
+    Their ``meta`` holds the configuration, the seed and the versions. Where ``torch.distributed`` has been initialised,
+    as ``torchrun -m dmtutor condense`` does, its processes share the classes. Every one returns the whole set, on a CPU
+    the same bits as from one process.
 
     Parameters
     ----------
@@ -52,11 +56,6 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         Other fields of the method's configuration: :class:`DMConfig`, :class:`IDMConfig`, :class:`DSAConfig`,
         :class:`DCConfig`, :class:`DDConfig`, or the ``config_type`` of your class.
 
-    Returns
-    -------
-    LabeledImages
-        On the CPU, sorted by class; its ``meta`` holds the configuration, the seed and the versions.
-
     Raises
     ------
     TypeError
@@ -65,11 +64,6 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
         Before any work, if a value is out of range or does not fit the data.
     FloatingPointError
         If the pixels leave all bounds, as after steps that are too large. Such a state is not saved.
-
-    Notes
-    -----
-    Where ``torch.distributed`` has been initialised, as ``torchrun -m dmtutor condense`` does, its processes share
-    the classes. Every one returns the whole set, on a CPU the same bits as from one process.
 
     Examples
     --------
@@ -83,7 +77,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     first = sharding.rank() == 0
     if checkpoint is not None:
         checkpoint = files.check_output(checkpoint, "checkpoint")
-        if sharding.agree(checkpoint.exists()):
+        if any(sharding.any_of(checkpoint.exists())):
             load_run(steps, checkpoint)
     if history is not None:
         history = files.check_output(history, "history")
@@ -117,7 +111,6 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
     if not (isinstance(steps_type, type) and issubclass(steps_type, Steps)):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, or a class derived from Steps; got {method!r}")
     check_seed(seed)
-    seed = int(seed)
     config_type = steps_type.config_type
     valid = [f.name for f in fields(config_type)]
     unknown = [name for name in config_fields if name not in valid]
@@ -131,7 +124,7 @@ def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
             raise ValueError(f"method must be {shared}, or a class derived from DMSteps, where processes share the "
                              f"work; got {steps_type.method!r}")
         options["classes"] = sharding.share(len(train.classes))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     return start(steps_type, config_type, train.to(device), config, generator, **options)
 
 

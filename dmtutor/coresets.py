@@ -44,7 +44,10 @@ def random_subset(real, ipc, *, generator):
 def herding(real, ipc, *, embed=None):
     """Choose ``ipc`` images of every class whose mean stays near the mean of the class: see `herding_order`.
 
-    Memory holds one class's embeddings, (n_c, d'), in float64; time is n_c · d' for each chosen image.
+    `LabeledImages`, sorted by class, those of a class in the order of choice: the first ones of each class are what a
+    smaller ``ipc`` would choose. Memory holds one class's embeddings, (n_c, d'), in float64; time is n_c · d' for each
+    chosen image. A ValueError if ``ipc`` is not positive integers or exceeds what a class has, pixels or embeddings are
+    NaN or infinite, or ``embed`` does not return (n, d'); a TypeError if it is not callable.
 
     Parameters
     ----------
@@ -55,20 +58,6 @@ def herding(real, ipc, *, embed=None):
         (n, C, H, W) → (n, d'), the space in which means are compared, say ``network.embed`` of a network in
         evaluation mode. It is called on blocks of images of one class, without gradients. The normalised pixels
         if left out.
-
-    Returns
-    -------
-    LabeledImages
-        Sorted by class, K · ipc images, those of a class in the order of choice: the first ones of each class are
-        what a smaller ``ipc`` would choose.
-
-    Raises
-    ------
-    ValueError
-        If ``ipc`` is not positive integers or exceeds what a class has, or pixels or embeddings are NaN or
-        infinite, or ``embed`` does not return (n, d').
-    TypeError
-        If ``embed`` is not callable.
 
     Examples
     --------
@@ -99,7 +88,7 @@ def k_center(real, ipc, *, embed=None):
 
 
 def herding_order(points, m):
-    r"""The first m points that herding chooses.
+    r"""The first m points that herding chooses: their rows in the order of choice, (m,), int64, on their device.
 
     One after the other and without replacement, each time the point that brings the mean of those chosen nearest
     to the mean of all:
@@ -118,11 +107,6 @@ def herding_order(points, m):
         Floating point and finite, else a ValueError; a TypeError for what is no tensor.
     m : int
         1 … n, else a ValueError.
-
-    Returns
-    -------
-    Tensor (m,)
-        int64, rows of ``points`` in the order of choice, on its device.
 
     References
     ----------

@@ -17,8 +17,8 @@ class LabeledImages(torch.utils.data.Dataset):
 
     It is a data set of torch as well: item i is the pair of ``images[i]``, normalised, and ``labels[i]``, so
     ``DataLoader(data, batch_size=50, shuffle=True)`` gives batches. Real images to test on must be normalised by the
-    same ``mean`` and ``std``: :meth:`normalized_like`. A program that normalises itself takes :meth:`dataset`. A
-    ValueError if shapes or labels do not fit together.
+    same ``mean`` and ``std``: :meth:`normalized_like`. A program that normalises by itself takes
+    ``TensorDataset(data.pixels, data.labels)``. A ValueError if shapes or labels do not fit together.
 
     Parameters
     ----------
@@ -72,7 +72,8 @@ class LabeledImages(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        self._check_decoded()
+        if self.meta.get("factor", 1) > 1:
+            raise ValueError("these images hold several each: take decode(data), which has them one by one")
         return self.images[index], self.labels[index]
 
     def __repr__(self):
@@ -140,13 +141,10 @@ class LabeledImages(torch.utils.data.Dataset):
             indices = rows.cpu()[order]
             part.append(indices[:cut])
             rest.append(indices[cut:])
-        return tuple(self._part(torch.cat(side).sort().values.to(self.labels.device)) for side in (rest, part))
-
-    def _part(self, rows):
-        """A large part of the set: what is on disk stays there."""
-        if isinstance(self.images, MappedImages):
-            return replace(self, images=self.images.select(rows), labels=self.labels[rows])
-        return self.select(rows)
+        sides = [torch.cat(side).sort().values.to(self.labels.device) for side in (rest, part)]
+        if isinstance(self.images, MappedImages):  # what is on disk stays there
+            return tuple(replace(self, images=self.images.select(rows), labels=self.labels[rows]) for rows in sides)
+        return tuple(map(self.select, sides))
 
     def to(self, device=None, dtype=None):
         """A copy on ``device``, with images, mean and std in ``dtype``."""
@@ -175,22 +173,13 @@ class LabeledImages(torch.utils.data.Dataset):
             \quad a = \min x
 
         A learned image made of 32-bit numbers takes the room of four photographs, which have 8; with 8, of one. What
-        lies outside of black and white is kept. No value moves by more than h / 2. :meth:`save` writes 8 bits.
+        lies outside of black and white is kept, and the dtype. No value moves by more than h / 2. :meth:`save` writes 8
+        bits.
 
         Parameters
         ----------
         bits : int
-            1 … 16.
-
-        Returns
-        -------
-        LabeledImages
-            Of the same dtype.
-
-        Raises
-        ------
-        ValueError
-            If ``bits`` is out of range.
+            1 … 16, else a ValueError.
 
         Examples
         --------
@@ -212,29 +201,6 @@ class LabeledImages(torch.utils.data.Dataset):
         step = (high - low) / (2**bits - 1)
         return ((x - low) / step.where(step > 0, 1)).round(), low, step
 
-    def dataset(self, transform=None):
-        """The set in the place of one of torchvision's, for a program that normalises by itself: item i is
-        (transform(pixels[i]), label as an int); it has ``classes``, ``targets``, ``mean`` and ``std``.
-
-        ``transform`` is one of torchvision's, of an image, (C, H, W), in units of [0, 1]. Condensed pixels exceed this
-        range, and transforms that clip, as changes of colour do, change them.
-
-        Examples
-        --------
-        >>> from dmtutor import from_arrays
-        >>> from torchvision import transforms
-        >>> data = from_arrays(torch.rand(6, 28, 28), [0, 1] * 3)
-        >>> image, label = data.dataset(transforms.Normalize(data.mean, data.std))[5]
-        >>> torch.allclose(image, data.images[5], atol=1e-6), label
-        (True, 1)
-        """
-        self._check_decoded()
-        return _Pixels(self, transform)
-
-    def _check_decoded(self):
-        if self.meta.get("factor", 1) > 1:
-            raise ValueError("these images hold several each: take decode(data), which has them one by one")
-
     def save(self, path, *, eight_bits=False):
         """Write the set to one file, whole or not at all; the same set gives the same bytes.
 
@@ -246,9 +212,8 @@ class LabeledImages(torch.utils.data.Dataset):
         if eight_bits:
             codes, low, step = self.to(dtype=torch.float32)._codes(8)
             tensors.update(images=codes.to(torch.uint8), low=low, step=step)
-        cpu = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
         # Views are cloned: torch.save would write the whole storage behind them.
-        cpu = {k: v.clone() for k, v in cpu.items()}
+        cpu = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
         files.write({**cpu, "classes": list(self.classes), "meta": self.meta}, path)
 
     @staticmethod
@@ -273,22 +238,6 @@ class LabeledImages(torch.utils.data.Dataset):
         if not all(torch.isfinite(t).all() for t in (data.images, data.mean, data.std)):
             raise ValueError("it holds NaN or infinite numbers")
         return data
-
-
-class _Pixels(torch.utils.data.Dataset):
-    """What :meth:`LabeledImages.dataset` returns."""
-
-    def __init__(self, data, transform):
-        self.data, self.transform = data, transform
-        self.classes, self.targets, self.mean, self.std = data.classes, data.labels.tolist(), data.mean, data.std
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        mean, std = (values.view(-1, 1, 1) for values in (self.mean, self.std))
-        pixels = self.data.images[index] * std + mean
-        return (pixels if self.transform is None else self.transform(pixels)), self.targets[index]
 
 
 def check_set(data, name):

@@ -115,13 +115,15 @@ def mean_distance(real, syn):
 
 
 def dm_steps(real, *, config, generator, classes=None):
-    r"""Distribution matching, one step at a time: algorithm 1 of Zhao & Bilen.
+    r"""Distribution matching, one step at a time: `DMSteps`, algorithm 1 of Zhao & Bilen.
 
     .. math:: \min_S \; \mathbb{E}_{\vartheta, \omega} \sum_c \Bigl\| \frac{1}{|T_c|} \sum_{x \in T_c}
         \psi_\vartheta(A(x, \omega)) - \frac{1}{|S_c|} \sum_{s \in S_c} \psi_\vartheta(A(s, \omega)) \Bigr\|^2
 
     Every step draws a network :math:`\vartheta`, and for every class a batch of real images and an augmentation
-    :math:`\omega` that both sides share; then it takes one SGD step on the pixels of S.
+    :math:`\omega` that both sides share; then it takes one SGD step on the pixels of S. It returns an iterator of
+    :class:`~dmtutor.steps.Step`; ``len(steps)`` is the number of iterations. A ValueError, before any work, if the
+    configuration does not fit the data.
 
     Parameters
     ----------
@@ -134,16 +136,6 @@ def dm_steps(real, *, config, generator, classes=None):
         Condense these classes alone, ascending; all if None. Neither a draw nor a gradient of a class depends on the
         others, so runs on parts of the classes, put together, are the run on all of them, bit for bit on a CPU. If
         they start from noise, ``real`` may hold the images of these classes alone.
-
-    Returns
-    -------
-    DMSteps
-        An iterator of :class:`~dmtutor.steps.Step`. ``len(steps)`` is the number of iterations.
-
-    Raises
-    ------
-    ValueError
-        Before any work, if the configuration does not fit the data.
 
     Examples
     --------

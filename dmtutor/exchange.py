@@ -76,6 +76,8 @@ pixels), the others by 0.25 at most
 def export(data, path):
     """Write a set for other tools, in the format that the path's suffix names; then read it again and compare.
 
+    It returns a `Cost`, by what the file's pixels differ from those of the set.
+
     ``name`` without a suffix
         A folder of PNG, ``00000_zero/00000.png``: 8 bits a pixel of [0, 1], what lies outside is clipped. The number
         keeps the order of the classes with readers that sort folders by name, as torchvision's ``ImageFolder`` does
@@ -100,20 +102,9 @@ def export(data, path):
     data : LabeledImages
         Tensors in its ``meta`` come back as lists.
     path : path
-        A folder must be new; another file is replaced, when the new one is whole.
-
-    Returns
-    -------
-    Cost
-        By what the file's pixels differ from those of the set.
-
-    Raises
-    ------
-    ValueError
-        Before anything is written: if the suffix is none of these, if pixels are NaN or infinite, if the format can't
-        hold the set, or if nothing can be written at ``path``.
-    ImportError
-        If the package safetensors is needed and missing.
+        A folder must be new; another file is replaced, when the new one is whole. A ValueError, before anything is
+        written, if the suffix is none of these, if pixels are NaN or infinite, if the format can't hold the set, or if
+        nothing can be written there; an ImportError if the package safetensors is needed and missing.
 
     References
     ----------
@@ -161,7 +152,7 @@ def load_exported(path):
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {str(path)!r}")
     try:
-        data = LabeledImages.from_dict(FORMATS[path.suffix][2](path))
+        return LabeledImages.from_dict(FORMATS[path.suffix][2](path))
     except ImportError:
         raise
     except Exception as error:  # each format is damaged in its own ways
@@ -171,7 +162,6 @@ def load_exported(path):
             reason = f"it lacks {lacking}"
         advice = "; files of the published code are read by load_published" if path.suffix == ".pt" else ""
         raise ValueError(f"{str(path)!r} was not written by export, or it is damaged: {reason}{advice}") from error
-    return data
 
 
 def read_set(path):
@@ -198,11 +188,14 @@ def check_export(path, name="path"):
 
 
 def load_published(path, *, like, mean=None, std=None):
-    """Read the sets that the published codes write; no code from the file is run.
+    """Read the sets that the published codes write: a list of `LabeledImages`; no code from the file is run.
 
     Either ``res_*.pt`` of DatasetCondensation: ``{"data": [[images, labels], ...]}``, a pair for each experiment. Or
     the images of a pair of files, ``images_best.pt`` beside ``labels_best.pt``, as trajectory matching writes them.
-    Neither says how its pixels were normalised.
+    Neither says how its pixels were normalised. The sets are normalised as in the file: judge them on
+    ``test.normalized_like(sets[0])``. A FileNotFoundError or ValueError if files are missing or damaged; if shapes or
+    labels do not fit ``like``; if labels are soft; if the pixels are not normalised, or whitened; or if mean and std
+    are neither given nor known.
 
     Parameters
     ----------
@@ -213,17 +206,6 @@ def load_published(path, *, like, mean=None, std=None):
     mean, std : sequence of float, optional
         By which the code that made the file normalised. Those of the published code for the data set of ``like`` if
         left out: they are not always those of the images.
-
-    Returns
-    -------
-    list of LabeledImages
-        One for each experiment, normalised as in the file: judge them on ``test.normalized_like(sets[0])``.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If files are missing or damaged; if shapes or labels do not fit ``like``; if labels are soft; if the pixels are
-        not normalised, or whitened; or if mean and std are neither given nor known.
 
     References
     ----------

@@ -99,7 +99,6 @@ def write(content, path):
 
     ``torch.save`` puts the file's own name into the bytes, so it is given a buffer instead.
     """
-    check_output(path)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(buffer.getbuffer(), path)

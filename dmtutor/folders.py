@@ -32,13 +32,8 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
     A part that takes more than :data:`IN_MEMORY` is decoded into a file below the folder ``cache``, and found again as
     long as the names, sizes and times of the images are the same.
 
-    Returns
-    -------
-    train, test : (array, array)
-        Pixels, (n, C, H, W), uint8, mapped where they are in a file; and labels, (n,).
-    classes : list of str
-    white : int or None
-        The value of white, if there was a picture of more than 8 bits.
+    Returns (pixels, labels) of the training part and of the test part, pixels (n, C, H, W), uint8, mapped where they
+    are in a file; the classes' names; and the value of white, if there was a picture of more than 8 bits, else None.
     """
     train, test, classes = _find(path)
     grey, shape, levels, broken = _look([file for file, _ in (*train, *test)])
@@ -55,20 +50,17 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
         broken |= {samples[i][0]: why for i, why in failed.items()}
         parts.append((pixels, np.array([c for i, (_, c) in enumerate(samples) if i not in failed], dtype=np.int64)))
     if broken:
-        _tell_broken(path, broken, len(train) + len(test), skip_broken)
+        named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:MAX_NAMED]]
+        more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+        message = (f"{len(broken)} of {len(train) + len(test)} images in {str(path)!r} cannot be read: "
+                   f"{', '.join(named)}{more}")
+        if not skip_broken:
+            raise ValueError(f"{message}; mend or delete them, or leave them out by skip_broken=True (--skip-broken)")
+        warnings.warn(f"{message}; left out", stacklevel=3)
         counts = np.bincount(parts[0][1], minlength=len(classes))
         if not counts.all():
             raise ValueError(f"class {classes[counts.argmin()]!r} in {str(path)!r} has no image left that can be read")
     return *parts, classes, told
-
-
-def _tell_broken(path, broken, total, skip):
-    named = [f"{os.path.relpath(file, path)} ({why})" for file, why in sorted(broken.items())[:MAX_NAMED]]
-    more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
-    told = f"{len(broken)} of {total} images in {str(path)!r} cannot be read: {', '.join(named)}{more}"
-    if not skip:
-        raise ValueError(f"{told}; mend or delete them, or leave them out by skip_broken=True (--skip-broken)")
-    warnings.warn(f"{told}; left out", stacklevel=4)
 
 
 # Where they are ------------------------------------------------------------------------------------------------------
@@ -88,20 +80,17 @@ def _find(path):
     if held and not parts["train"]:
         raise ValueError(f"name must be a folder with train beside {held.name}; {str(path)!r} has none: "
                          f"rename {held.name} if it is a class")
-    if held:
-        used = {parts["train"].name, held.name}
-        _warn_left_out(path, [f.name for f in _folders(path) if f.name not in used])
-        found, test = _classes(parts["train"]), _classes(held)
-        unknown = sorted(set(test) - set(found))
-        if unknown:
-            raise ValueError(f"name must be a folder whose train and test parts have the same classes; {str(path)!r} "
-                             f"has no {', '.join(map(repr, unknown))} in {parts['train'].name}")
-    else:
-        found, test = _classes(path), {}
+    found = _classes(parts["train"] or path)
     classes = list(found)
     train = [(file, c) for c, name in enumerate(classes) for file in found[name]]
     if held:
-        test = [(file, c) for c, name in enumerate(classes) for file in test.get(name, [])]
+        used = {parts["train"].name, held.name}
+        _warn_left_out(path, [f.name for f in _folders(path) if f.name not in used])
+        found = _classes(held)
+        if unknown := sorted(set(found) - set(classes)):
+            raise ValueError(f"name must be a folder whose train and test parts have the same classes; {str(path)!r} "
+                             f"has no {', '.join(map(repr, unknown))} in {parts['train'].name}")
+        test = [(file, c) for c, name in enumerate(classes) for file in found.get(name, [])]
     else:
         own = held_out(np.array([c for _, c in train]), [os.fsencode(plain(f.name)) for f, _ in train])
         train, test = ([sample for sample, t in zip(train, own, strict=True) if t == part] for part in (False, True))
@@ -211,7 +200,10 @@ def _decode(samples, how, cache, name):
         for old in path.parent.glob(".*.partial"):  # of runs that were killed
             if time.time() - old.stat().st_mtime > 86_400:
                 old.unlink(missing_ok=True)
-        _check_room(path.parent, np.prod(whole, dtype=np.int64))
+        needed, free = np.prod(whole, dtype=np.int64), shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise ValueError(f"the decoded images take {needed / 1e9:.0f} GB and {str(path.parent)!r} has "
+                             f"{free / 1e9:.0f} left: give a smaller size, or root=, a folder with more room")
         beside = on_disk.partial(path)
         try:
             array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=whole)
@@ -247,13 +239,6 @@ def _identity(file):
     """What changes when a file does."""
     stat = file.stat() if file.exists() else None  # a link may lead nowhere
     return str(file), stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-def _check_room(folder, needed):
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ValueError(f"the decoded images take {needed / 1e9:.0f} GB and {str(folder)!r} has {free / 1e9:.0f} "
-                         "left: give a smaller size, or root=, a folder with more room")
 
 
 def statistics_file(path):

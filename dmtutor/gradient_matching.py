@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import parameters_to_vector
 
 from . import threads
 from .checks import check_ipc_field, check_one_of, check_positive, check_positive_number, fill
@@ -161,12 +162,8 @@ def gradient_distance(real, syn, *, distance="cosine"):
         raise ValueError(f"real must hold gradients to compare by {distance!r}; got shapes {shapes[0]}")
     if distance == "squared":
         return sum((a - b).square().sum() for a, b in pairs)
-    return sum(row_distance(a.flatten(1), b.flatten(1)) for a, b in pairs)
-
-
-def row_distance(a, b):
-    """Σ_i 1 − cos(a_i, b_i) over the rows of (out, in)."""
-    return (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+    rows = ((a.flatten(1), b.flatten(1)) for a, b in pairs)
+    return sum((1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum() for a, b in rows)
 
 
 def dc_steps(real, *, config, generator):
@@ -215,11 +212,11 @@ class DCSteps(Steps):
         self.parameters = list(self.network.requires_grad_().parameters())
         # A bias has no part in the cosine: its gradient need not be computed.
         self.matched = [p for p in self.parameters if config.distance == "squared" or p.ndim > 1]
-        self.weights = self.flat_weights()
+        self.weights = parameters_to_vector(self.parameters).detach()
 
     def advance(self):
         loss, changes = super().advance()
-        return loss, {**changes, "weights": self.flat_weights()}
+        return loss, {**changes, "weights": parameters_to_vector(self.parameters).detach()}
 
     def loss_and_gradient(self):
         if self.iteration % self.config.steps_per_network == 0:
@@ -263,10 +260,6 @@ class DCSteps(Steps):
         logits = self.network(images)
         loss = F.cross_entropy(logits, torch.full((len(images),), c, device=images.device))
         return torch.autograd.grad(loss, self.matched, create_graph=create_graph)
-
-    def flat_weights(self):
-        """All weights, one after the other: a copy, (p,)."""
-        return torch.cat([p.detach().flatten() for p in self.parameters])
 
     @torch.no_grad()
     def load_weights(self):

@@ -7,7 +7,6 @@ A kernel is any symmetric function of two such sets that returns the matrix of i
 The statistics, the test and the median heuristic are those of Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,7 +46,8 @@ class Gaussian:
     Parameters
     ----------
     bandwidth : float, or tuple of float
-        h > 0 and finite, else a ValueError, in the units of the points. See `median_bandwidth`.
+        h > 0 and finite, else a ValueError, in the units of the points. The median heuristic, a scale at which near is
+        told from far, is ``torch.pdist(torch.cat([x, y])).median()``.
 
     Examples
     --------
@@ -62,8 +62,6 @@ class Gaussian:
     bandwidth: float | tuple[float, ...]
 
     def __post_init__(self):
-        if isinstance(self.bandwidth, list):
-            object.__setattr__(self, "bandwidth", tuple(self.bandwidth))  # so that kernels hash
         if not self.bandwidths:
             raise ValueError("bandwidth must be at least one number; got none")
         for h in self.bandwidths:
@@ -96,70 +94,25 @@ def squared_distances(x, y):
     return (squares - 2 * x @ y.mT).clamp(min=0)
 
 
-def median_bandwidth(x, y, *, points=1000):
-    """The median heuristic, a float: the median distance between two different points of both sets together.
-
-    A scale at which a Gaussian kernel tells near from far. It knows nothing about where the sets differ, so it can be
-    far from the best bandwidth. A ValueError if the sets are not of one dimension and dtype, hold a NaN, or more than
-    half of all distances are zero.
-
-    Parameters
-    ----------
-    x, y : Tensor (n, d) and (m, d)
-    points : int
-        Of larger sets only so many points are used, evenly spaced in the order given.
-
-    Examples
-    --------
-    >>> median_bandwidth(torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0]]))
-    2.0
-    """
-    check_points(x=x, y=y)
-    check_positive("points", points)
-    if x.ndim != 2 or y.ndim != 2:
-        raise ValueError(f"x and y must be (n, d) and (m, d); got {tuple(x.shape)} and {tuple(y.shape)}")
-    both = torch.cat([x, y])
-    both = both[:: math.ceil(len(both) / max(points, 2))]
-    rows, columns = torch.triu_indices(len(both), len(both), offset=1, device=both.device)
-    median = float(squared_distances(both, both)[rows, columns].median().sqrt())
-    if median == 0:
-        raise ValueError("x and y must hold different points; got a median distance of 0")
-    return median
-
-
-def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
-    """Squared maximum mean discrepancy of two sets of points.
+def mmd2(x, y, *, kernel, unbiased=False):
+    """Squared maximum mean discrepancy of two sets of points, (…), in x's dtype; sums are held in float64.
 
     ``MMD²(P, Q) = E k(x, x′) − 2 E k(x, y) + E k(y, y′)``, the squared distance of the mean embeddings of P and
     Q. The *V-statistic* (the default) takes each mean over all pairs, points with themselves included: it is
     the exact MMD² of the two sets as they are, and never negative. The *U-statistic* (``unbiased=True``; lemma 6 of
     Gretton et al.) leaves out the pairs i = i: it is right on average for the distributions that the sets were drawn
-    from, and may be negative.
+    from, and may be negative. Either is differentiable in x, in y and in the kernel's parameters, and computed in
+    tiles, forwards and backwards, so that memory does not grow with n · m.
 
     Parameters
     ----------
     x, y : Tensor (…, n, d) and (…, m, d)
-        Floating point, of one dtype and device. Leading dimensions broadcast.
+        Floating point, of one dtype and device, finite, and at least one point each, two where ``unbiased``: else a
+        ValueError, and a TypeError for what is no tensor. Leading dimensions broadcast.
     kernel : callable
         A symmetric kernel, (…, n, d), (…, m, d) → (…, n, m).
     unbiased : bool
         The U-statistic in place of the V-statistic.
-    block : int
-        Kernel values are computed in tiles of at most block × block, forwards and backwards, so memory does not
-        grow with n · m. The result is the same up to rounding.
-
-    Returns
-    -------
-    Tensor (…)
-        In x's dtype; sums are held in float64. Differentiable in x, in y and in the kernel's parameters.
-
-    Raises
-    ------
-    ValueError
-        If shapes, dtypes or devices do not fit, a set is empty or holds a NaN or an infinity, a set has fewer
-        than two points where ``unbiased``, or ``block`` is not a positive integer.
-    TypeError
-        If ``x`` or ``y`` is not a tensor.
 
     Examples
     --------
@@ -170,16 +123,15 @@ def mmd2(x, y, *, kernel, unbiased=False, block=BLOCK):
     tensor(-1.)
     """
     check_points(x=x, y=y)
-    check_positive("block", block)
     if unbiased:
         check_pairs(x=x, y=y)
-    xx = _mean_embedding(x, x, kernel, block, skip_self=unbiased).mean(-1)
-    xy = _mean_embedding(x, y, kernel, block).mean(-1)
-    yy = _mean_embedding(y, y, kernel, block, skip_self=unbiased).mean(-1)
+    xx = _mean_embedding(x, x, kernel, skip_self=unbiased).mean(-1)
+    xy = _mean_embedding(x, y, kernel).mean(-1)
+    yy = _mean_embedding(y, y, kernel, skip_self=unbiased).mean(-1)
     return (xx - 2 * xy + yy).to(x.dtype)
 
 
-def witness(points, x, y, *, kernel, block=BLOCK):
+def witness(points, x, y, *, kernel):
     """The function that shows the difference of two sets, (…, p): of x and y smoothed by the kernel, x less y.
 
     ``f(z) = mean_i k(z, x_i) − mean_j k(z, y_j)``. Divided by MMD it has norm 1, and no function of norm 1 has a
@@ -189,7 +141,7 @@ def witness(points, x, y, *, kernel, block=BLOCK):
     ----------
     points : Tensor (…, p, d)
         Where f is evaluated.
-    x, y, kernel, block
+    x, y, kernel
         As of `mmd2`, whose errors are raised, too.
 
     Examples
@@ -199,8 +151,7 @@ def witness(points, x, y, *, kernel, block=BLOCK):
     tensor([ 1., -1., -1.])
     """
     check_points(points=points, x=x, y=y)
-    check_positive("block", block)
-    return (_mean_embedding(points, x, kernel, block) - _mean_embedding(points, y, kernel, block)).to(points.dtype)
+    return (_mean_embedding(points, x, kernel) - _mean_embedding(points, y, kernel)).to(points.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,53 +232,6 @@ def two_sample_test(x, y, *, kernel, permutations=999, generator):
     return TwoSampleTest(statistic.to(x.dtype), null.to(x.dtype), (b + 1).double() / (permutations + 1))
 
 
-def mmd2_of_gaussians(mean_x, cov_x, mean_y, cov_y, *, kernel):
-    """Exact MMD², (…), of two normal distributions under a Gaussian kernel: what estimates are checked against.
-
-    For x ~ N(m, A) and y ~ N(m′, B) independent,
-    ``E k(x, y) = det(I + (A + B)/h²)^(−1/2) · exp(−½ δᵀ (A + B + h² I)⁻¹ δ)`` with δ = m − m′.
-
-    Parameters
-    ----------
-    mean_x, mean_y : Tensor (…, d)
-    cov_x, cov_y : Tensor (…, d, d)
-        Symmetric, positive semi-definite, else a ValueError, as where shapes do not fit.
-    kernel : Gaussian
-        A TypeError for another.
-
-    Examples
-    --------
-    >>> zero, one, i = torch.zeros(1), torch.ones(1), torch.eye(1)
-    >>> mmd2_of_gaussians(zero, i, one, i, kernel=Gaussian(1.0))      # 2 (1 − exp(−1/6)) / √3
-    tensor(0.1773)
-    """
-    if not isinstance(kernel, Gaussian):
-        raise TypeError(f"kernel must be a Gaussian; got {kernel!r}")
-    for name, mean, cov in (("x", mean_x, cov_x), ("y", mean_y, cov_y)):
-        d = mean_x.shape[-1]
-        if mean.shape[-1] != d or cov.shape[-2:] != (d, d):
-            shapes = f"{tuple(mean.shape)} and {tuple(cov.shape)}"
-            raise ValueError(f"mean_{name} and cov_{name} must be (…, {d}) and (…, {d}, {d}); got {shapes}")
-        scale = 1e-5 * cov.detach().abs().amax()
-        if not (cov - cov.mT).abs().amax() <= scale or torch.linalg.eigvalsh(cov.detach()).amin() < -scale:
-            raise ValueError(f"cov_{name} must be symmetric and positive semi-definite; got {cov}")
-
-    def expected(delta, cov):
-        """E k(x, y), where x − y ~ N(delta, cov)."""
-        identity = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
-        total = 0
-        for h in kernel.bandwidths:
-            root = torch.linalg.cholesky(cov / h**2 + identity)
-            z = torch.linalg.solve_triangular(root, delta[..., None] / h, upper=False)[..., 0]
-            log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            total = total + torch.exp(-log_det - z.square().sum(-1) / 2)
-        return total / len(kernel.bandwidths)
-
-    none = torch.zeros_like(mean_x)
-    within = expected(none, 2 * cov_x) + expected(none, 2 * cov_y)
-    return within - 2 * expected(mean_x - mean_y, cov_x + cov_y)
-
-
 def check_shapes(**points):
     """Raise an error if these are not sets of points, (…, n, d), of one dimension, dtype and device."""
     (first, reference), *_ = points.items()
@@ -359,7 +263,7 @@ def check_pairs(**points):
             raise ValueError(f"{name} must hold at least two points for an unbiased estimate; got {x.shape[-2]}")
 
 
-def _mean_embedding(points, x, kernel, block, skip_self=False):
+def _mean_embedding(points, x, kernel, skip_self=False):
     """The mean embedding of x at each point z, mean_i k(z, x_i), (…, p), in float64.
 
     With ``skip_self`` the points are those of x, and each is left out of its own mean.
@@ -370,7 +274,7 @@ def _mean_embedding(points, x, kernel, block, skip_self=False):
         total = k.sum(-1, dtype=torch.float64)
         return total - k.diagonal(dim1=-2, dim2=-1) if same else total
 
-    rows, columns = points.split(block, dim=-2), x.split(block, dim=-2)
+    rows, columns = points.split(BLOCK, dim=-2), x.split(BLOCK, dim=-2)
     if len(rows) * len(columns) > 1 and torch.is_grad_enabled():
         make = partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)  # keep no tile for backward
     else:

@@ -1,6 +1,5 @@
-"""Do two ways to score networks rank them alike, and what does it cost to trust one of them?"""
+"""Do two ways to score networks rank them alike?"""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -9,15 +8,8 @@ from .checks import check_generator, check_positive
 
 
 class Correlation(NamedTuple):
-    """What :func:`rank_correlation` returns.
-
-    Attributes
-    ----------
-    value : float
-        Spearman's ρ, in [−1, 1].
-    samples : Tensor, (resamples,), float64
-        The same of every resample.
-    """
+    """What :func:`rank_correlation` returns: Spearman's ρ, in [−1, 1], and in ``samples``, (resamples,), that of every
+    resample."""
 
     value: float
     samples: torch.Tensor
@@ -25,8 +17,7 @@ class Correlation(NamedTuple):
     @property
     def interval(self):
         """The middle 95 % of the resamples: (low, high)."""
-        low, high = self.samples.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return low, high
+        return tuple(self.samples.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist())
 
     def minus(self, other):
         """The difference of two correlations with the same table, made with generators of one seed."""
@@ -93,54 +84,3 @@ def _spearman(a, b):
     ranks = [torch.from_numpy(rankdata(x.numpy(), axis=-1)) for x in (a, b)]
     a, b = (r - r.mean(-1, keepdim=True) for r in ranks)
     return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
-
-
-def regret(truth, proxy, k=1):
-    r"""What is lost if the best of the proxy's first k networks is taken in place of the best of all: a float.
-
-    .. math:: \max_i t_i - \max_{i \in \mathrm{top}_k(p)} t_i
-
-    A ValueError if k is not in 1 … n, or the two are not of the same networks.
-
-    Parameters
-    ----------
-    truth, proxy : Tensor, (n,)
-        The true score t of each network, best from a training of its own, and the proxy's p. Among equal p any may be
-        taken.
-    k : int
-        The networks that are trained in full.
-
-    Examples
-    --------
-    >>> truth, proxy = torch.tensor([0.9, 0.8, 0.5]), torch.tensor([0.1, 0.2, 0.3])
-    >>> [round(regret(truth, proxy, k), 3) for k in (1, 2, 3)]
-    [0.4, 0.1, 0.0]
-    """
-    _check_k(truth, k)
-    if truth.shape != proxy.shape:
-        raise ValueError(f"proxy must score the networks of truth, {len(truth)}; got {tuple(proxy.shape)}")
-    return float(truth.max() - truth[proxy.topk(k).indices].max())
-
-
-def random_regret(truth, k=1):
-    r"""The expected :func:`regret` of k networks that are drawn at random: a float.
-
-    .. math:: t_{(1)} - \sum_{i=1}^{n} \binom{n-i}{k-1} \Big/ \binom{n}{k} \; t_{(i)}
-
-    over the true scores in falling order, ``truth``, (n,). A ValueError if k is not in 1 … n.
-
-    Examples
-    --------
-    >>> round(random_regret(torch.tensor([0.9, 0.8, 0.4]), 1), 3)
-    0.2
-    """
-    _check_k(truth, k)
-    n, falling = len(truth), truth.double().sort(descending=True).values.tolist()
-    best = sum(math.comb(n - i, k - 1) * t for i, t in enumerate(falling, 1)) / math.comb(n, k)
-    return falling[0] - best
-
-
-def _check_k(truth, k):
-    check_positive("k", k)
-    if truth.ndim != 1 or k > len(truth):
-        raise ValueError(f"k must be at most {truth.numel()}, the number of networks; got {k}")

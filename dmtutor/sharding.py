@@ -72,14 +72,6 @@ def gather(part):
     return torch.cat(parts)
 
 
-def agree(value):
-    """What the first process says, in every process."""
-    values = [value]
-    if processes() > 1:
-        distributed.broadcast_object_list(values)
-    return values[0]
-
-
 def any_of(*flags):
     """Of each of these flags, whether any process has set it: the same list in every process."""
     flags = torch.tensor(flags, dtype=torch.uint8)

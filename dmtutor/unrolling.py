@@ -3,16 +3,14 @@
 After Wang, Zhu, Torralba & Efros, *Dataset Distillation*, 2018.
 """
 
-import copy
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
 from . import threads
-from .checks import check_flag, check_ipc_field, check_not_negative, check_positive, check_positive_number, fill
+from .checks import check_ipc_field, check_not_negative, check_positive, check_positive_number, fill
 from .randomness import keyed_generator
 from .steps import Config, Steps, start
 
@@ -43,15 +41,10 @@ class DDConfig(Config):
         every image to have its turn.
     batch_syn : int
         Synthetic images of each class in a training step, taken in turn.
-    starts : int
-        Initialisations whose losses are averaged in an iteration.
     lr_net : float
         Step size of every training step at the start; they are learned, see ``lr_lr``.
     lr_lr : float
         Step size of Adam on the logarithms of the training step sizes; 0 keeps them.
-    checkpointing : bool
-        Keep only the weights after each training step and compute its activations again for the backward pass:
-        memory of one training step instead of τ, for more time.
 
     Examples
     --------
@@ -67,15 +60,12 @@ class DDConfig(Config):
     augment: str | None = "none"
     inner_steps: int | None = None
     batch_syn: int = 1
-    starts: int = 1
     lr_net: float = 0.02
     lr_lr: float = 0.02
-    checkpointing: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("batch_syn", "starts"):
-            check_positive(name, getattr(self, name))
+        check_positive("batch_syn", self.batch_syn)
         least, _, most = check_ipc_field(self.ipc)
         if self.batch_syn > least:
             raise ValueError(f"batch_syn must be at most ipc={least}; got {self.batch_syn}")
@@ -87,7 +77,6 @@ class DDConfig(Config):
                              f"{self.inner_steps}")
         check_positive_number("lr_net", self.lr_net)
         check_not_negative("lr_lr", self.lr_lr)
-        check_flag("checkpointing", self.checkpointing)
         if self.norm == "batch":
             raise ValueError("norm must keep no statistics of its own beside the weights; got 'batch'")
 
@@ -111,11 +100,11 @@ class DDConfig(Config):
         """
         most = check_ipc_field(ipc)[2]
         published = dict(iterations=23_600, batch_real=102, lr_img=0.01, init="noise", inner_steps=3 * most,
-                         batch_syn=1, starts=1, lr_net=0.02, lr_lr=0.01, width=128, depth=3)
+                         batch_syn=1, lr_net=0.02, lr_lr=0.01, width=128, depth=3)
         return cls(ipc=ipc, **{**published, **changes})
 
 
-def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpointing=False):
+def unroll(network, params, images, labels, step_sizes, *, rows=None):
     r"""Train a network by τ steps of gradient descent, as a function that can be differentiated.
 
     .. math:: \theta_{t+1} = \theta_t - \eta_t \, \nabla_\theta \ell(\theta_t; S), \qquad t = 0, \dots, \tau - 1
@@ -135,9 +124,6 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
         :math:`\eta_t`.
     rows : Tensor, (τ, b), optional
         Which images each step sees; all of them if left out.
-    checkpointing : bool
-        Compute the activations of each step anew in the backward pass instead of keeping them. The values are the
-        same.
 
     Examples
     --------
@@ -154,20 +140,13 @@ def unroll(network, params, images, labels, step_sizes, *, rows=None, checkpoint
     if rows is not None and len(rows) != len(step_sizes):
         raise ValueError(f"rows must be as many as step_sizes, {len(step_sizes)}; got {len(rows)}")
     differentiable = torch.is_grad_enabled()
-
-    def step(params, x, y, eta):
+    for t, eta in enumerate(step_sizes):
+        x, y = (images, labels) if rows is None else (images[rows[t]], labels[rows[t]])
         with torch.enable_grad():
             params = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
             loss = F.cross_entropy(functional_call(network, params, x), y)
             gradients = torch.autograd.grad(loss, list(params.values()), create_graph=differentiable)
-        return {name: p - eta * g for (name, p), g in zip(params.items(), gradients, strict=True)}
-
-    for t, eta in enumerate(step_sizes):
-        x, y = (images, labels) if rows is None else (images[rows[t]], labels[rows[t]])
-        if checkpointing and differentiable:
-            params = checkpoint(step, params, x, y, eta, use_reentrant=False, preserve_rng_state=False)
-        else:
-            params = step(params, x, y, eta)
+        params = {name: p - eta * g for (name, p), g in zip(params.items(), gradients, strict=True)}
     return params
 
 
@@ -249,6 +228,7 @@ class DDSteps(Steps):
 
     def __init__(self, real, config, root):
         super().__init__(real, config, root)
+        self.network.to(memory_format=torch.contiguous_format)  # second derivatives are faster so
         self.square = torch.zeros_like(self.images)
         self.log_step_sizes = self.images.new_full((config.inner_steps,), config.lr_net).log()
         self.log_momentum, self.log_square = torch.zeros(2, config.inner_steps).to(self.images)
@@ -271,31 +251,21 @@ class DDSteps(Steps):
                       "log_step_sizes": self.log_step_sizes - lr_log * log_step, "log_momentum": log_momentum,
                       "log_square": log_square}
 
-    def loss_and_gradient(self):
-        """The loss and its gradient by the pixels alone, see :meth:`loss_and_gradients`."""
-        return tuple(self.loss_and_gradients()[:2])
-
+    @threads.single_threaded()
     def loss_and_gradients(self):
-        """The objective under this iteration's draws, averaged over starts, and its gradients: by the pixels,
-        (n, C, H, W), and by the logarithms of the step sizes, (τ,)."""
-        runs = threads.parallel_map(self._train_and_judge, range(self.config.starts), self.images.device)
-        return [torch.stack(values).mean(0) for values in zip(*runs, strict=True)]
-
-    def _train_and_judge(self, i):
-        """Loss and gradients from the i-th initialisation of this iteration."""
-        images = self.images.clone().requires_grad_()
-        logs = self.log_step_sizes.clone().requires_grad_()
+        """The objective under this iteration's draws, and its gradients: by the pixels, (n, C, H, W), and by the
+        logarithms of the step sizes, (τ,)."""
+        images, logs = (values.clone().requires_grad_() for values in (self.images, self.log_step_sizes))
         reals, syns = [], []
         for c, s in enumerate(images.split(self.ipc)):
             batch, omega = self.draw(c)
             reals.append(self.augment.apply(batch, omega))
             syns.append(self.augment.apply(s, omega))
         real_labels = torch.cat([self.labels.new_full((len(batch),), c) for c, batch in enumerate(reals)])
-        network = copy.deepcopy(self.network)  # another start may be computed at the same time
-        network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration, i))
-        params = unroll(network, dict(network.named_parameters()), torch.cat(syns), self.labels, logs.exp(),
-                        rows=self.rows, checkpointing=self.config.checkpointing)
-        loss = F.cross_entropy(functional_call(network, params, torch.cat(reals)), real_labels)
+        self.network.reset_parameters(generator=keyed_generator(self.root, "network", self.iteration, 0))
+        params = dict(self.network.named_parameters())
+        params = unroll(self.network, params, torch.cat(syns), self.labels, logs.exp(), rows=self.rows)
+        loss = F.cross_entropy(functional_call(self.network, params, torch.cat(reals)), real_labels)
         return loss.detach(), *torch.autograd.grad(loss, (images, logs))
 
 

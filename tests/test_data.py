@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import arrays, seeded, toy
@@ -62,22 +61,6 @@ def test_images_on_disk_are_a_data_set_too(tmp_path):
     assert batch.shape == (4, 1, 8, 6) and torch.equal(labels, data.labels[:4])
     with pytest.raises(IndexError):
         mapped[12]
-
-
-def test_in_the_place_of_a_data_set_of_torchvision():
-    """A program that normalises by itself gets pixels, and after its own normalisation the images of the set."""
-    data = toy(shape=(8, 6, 3))
-    plain = data.dataset()
-    image, label = plain[4]
-    assert isinstance(plain, torch.utils.data.Dataset) and type(label) is int and label == data.labels[4]
-    torch.testing.assert_close(image, data.pixels[4])
-    assert len(plain) == 12 and plain.classes == data.classes and plain.targets == data.labels.tolist()
-    normalize = torchvision.transforms.Normalize(plain.mean, plain.std)
-    images, labels = zip(*data.dataset(normalize), strict=True)
-    torch.testing.assert_close(torch.stack(images), data.images)
-    assert list(labels) == data.labels.tolist()
-    with pytest.raises(IndexError):
-        plain[12]
 
 
 def test_a_folder_with_the_name_of_a_data_set_is_not_that_data_set():

@@ -114,7 +114,7 @@ def test_other_tools_get_the_images_that_are_seen(tmp_path, name):
     assert evaluate(back, real_images().normalized_like(back), networks=1, recipe=QUICK, generator=seeded())
 
 
-@pytest.mark.parametrize("use", [lambda s: s[0], lambda s: s.dataset(), lambda s: next(iter(DataLoader(s)))])
+@pytest.mark.parametrize("use", [lambda s: s[0], lambda s: next(iter(DataLoader(s)))])
 def test_a_program_that_would_see_tiles_is_told(use):
     stored = random_tiles(real_images(), 1, generator=seeded())
     with pytest.raises(ValueError, match=r"these images hold several each: take decode\(data\)"):

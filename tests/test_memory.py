@@ -60,7 +60,7 @@ METHODS = {
     "idm": (with_a_pool, IDMConfig(pool=2, block="all", **{**SMALL, "ipc": 1})),
     "dc": (dc_steps, DCConfig(steps_per_network=2, **SMALL)),
     "dsa": (dc_steps, DSAConfig(steps_per_network=2, **SMALL)),
-    "dd": (dd_steps, DDConfig(starts=2, **SMALL)),
+    "dd": (dd_steps, DDConfig(**SMALL)),
 }
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from runs import seeded
+from torch.utils.data import TensorDataset
 
 import dmtutor
 from dmtutor.randomness import STREAMS, keyed_generator, root_seed
@@ -86,7 +87,7 @@ CALLS = {
     "keyed_generator": lambda g: torch.rand(3, generator=keyed_generator(root_seed(g), "train", 1)),
     "load": lambda g: dmtutor.load("mnist5k")[0].images,
     "from_arrays": lambda g: dmtutor.from_arrays(PIXELS, torch.arange(12) % 2).images,
-    "from_dataset": lambda g: dmtutor.from_dataset(DATA.dataset()).images,
+    "from_dataset": lambda g: dmtutor.from_dataset(TensorDataset(DATA.pixels.clamp(0, 1), DATA.labels)).images,
     "split": lambda g: DATA.split(0.5, generator=g)[1].images,
     "random_subset": lambda g: dmtutor.random_subset(DATA, 2, generator=g).images,
     "random_tiles": lambda g: dmtutor.random_tiles(DATA, 1, generator=g).images,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dmtutor.ranking import random_regret, rank_correlation, regret
+from dmtutor.ranking import rank_correlation
 
 
 def seeded(number):
@@ -61,14 +61,6 @@ def test_proxies_of_one_seed_see_the_same_networks_and_images():
     assert nothing.value == 0 and nothing.interval == (0, 0) and str(nothing) == "0.00 [0.00, 0.00]"
 
 
-def test_regret_of_few_is_that_of_trials():
-    truth = torch.rand(9, generator=seeded(0), dtype=torch.float64)
-    for k in (1, 2, 5, 9):
-        trials = [regret(truth, torch.rand(9, generator=seeded(s)), k) for s in range(4000)]
-        assert random_regret(truth, k) == pytest.approx(sum(trials) / 4000, abs=0.01)
-    assert random_regret(truth, 9) == pytest.approx(0) and regret(truth, truth) == 0
-
-
 def test_what_does_not_fit_is_refused():
     scores = torch.arange(4.0)
     for proxy in (torch.arange(5.0), torch.zeros(4, 2, 2)):
@@ -76,9 +68,3 @@ def test_what_does_not_fit_is_refused():
             rank_correlation(scores, proxy, generator=seeded(0))
     with pytest.raises(ValueError, match=r"n ≥ 3"):
         rank_correlation(scores[:2], scores[:2], generator=seeded(0))
-    for k in (0, 5):
-        for of in (lambda k: regret(scores, scores, k), lambda k: random_regret(scores, k)):
-            with pytest.raises(ValueError, match="k must be"):
-                of(k)
-    with pytest.raises(ValueError, match="proxy must score"):
-        regret(scores, scores[:3])

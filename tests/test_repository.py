@@ -79,7 +79,7 @@ def test_nothing_of_others_is_committed(tracked):
 
 
 FLOORS = [
-    "_version accuracies checks files mapped memory pictures sharding threads",
+    "_version accuracies checks files fused mapped memory pictures sharding threads",
     "arrays augmentation interrupts mmd networks randomness ranking",
     "folders",
     "data embeddings",

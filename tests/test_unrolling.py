@@ -6,8 +6,6 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from runs import real_images, seeded
 from torch import nn
 from torch.func import functional_call
@@ -66,13 +64,12 @@ def assert_same(params, others, **tolerance):
 # Unrolling -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("rows", [None, torch.tensor([[0, 1], [2, 0], [1, 1], [0, 2]])])
-def test_unrolling_is_training(rows, checkpointing):
+def test_unrolling_is_training(rows):
     network, (images, labels) = smooth_network(activation="relu"), batch()
     etas = torch.tensor([0.3, 0.1, 0.5, 0.2], dtype=torch.float64)
     before = copy.deepcopy(params_of(network))
-    found = unroll(network, params_of(network), images, labels, etas, rows=rows, checkpointing=checkpointing)
+    found = unroll(network, params_of(network), images, labels, etas, rows=rows)
     assert_same(found, trained_by_sgd(network, images, labels, etas, rows), rtol=1e-12, atol=1e-14)
     assert_same(params_of(network), before, rtol=0, atol=0)
 
@@ -90,16 +87,14 @@ def test_one_step_of_softmax_regression_in_closed_form():
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_against_finite_differences(checkpointing):
+def test_gradients_against_finite_differences():
     network, (images, labels) = smooth_network(width=2, depth=1), batch()
     x, y = batch(4, seed=3)
     names = list(params_of(network))
     rows = torch.tensor([[0, 1, 2], [1, 2, 0]])
 
     def judged(images, step_sizes, *start):
-        params = unroll(network, dict(zip(names, start, strict=True)), images, labels, step_sizes, rows=rows,
-                        checkpointing=checkpointing)
+        params = unroll(network, dict(zip(names, start, strict=True)), images, labels, step_sizes, rows=rows)
         return F.cross_entropy(functional_call(network, params, x), y)
 
     etas = torch.tensor([0.3, 0.5], dtype=torch.float64)
@@ -107,47 +102,13 @@ def test_gradients_against_finite_differences(checkpointing):
     assert torch.autograd.gradcheck(judged, inputs, fast_mode=True)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
-def test_checkpointing_changes_no_gradient(T, n, seed):
-    network, (images, labels) = smooth_network(seed, activation="relu"), batch(n, seed)
-    x, y = batch(4, seed=3)
-    gradients = []
-    for checkpointing in (False, True):
-        s, etas = images.clone().requires_grad_(), torch.full((T,), 0.2, dtype=torch.float64).requires_grad_()
-        params = unroll(network, params_of(network), s, labels, etas, checkpointing=checkpointing)
-        gradients.append(torch.autograd.grad(F.cross_entropy(functional_call(network, params, x), y), (s, etas)))
-    for a, b in zip(*gradients, strict=True):
-        assert a.abs().max() > 0
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-15)
-
-
-def test_checkpointing_keeps_no_activations():
-    def kept(T, checkpointing):
-        count = [0]
-
-        def pack(tensor):
-            count[0] += tensor.numel()
-            return tensor
-
-        network, (images, labels) = smooth_network(), batch()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            etas = torch.full((T,), 0.1, dtype=torch.float64).requires_grad_()
-            unroll(network, params_of(network), images, labels, etas, checkpointing=checkpointing)
-        return count[0]
-
-    assert kept(3, False) - kept(2, False) == kept(4, False) - kept(3, False) > 1000
-    assert kept(3, True) - kept(2, True) < 200  # the images
-
-
 def test_without_gradients_no_graph_is_kept():
     network, (images, labels) = smooth_network(), batch()
     etas = torch.full((3,), 0.2, dtype=torch.float64)
-    for checkpointing in (False, True):
-        with torch.no_grad():
-            found = unroll(network, dict(network.named_parameters()), images, labels, etas, checkpointing=checkpointing)
-        assert not any(p.requires_grad for p in found.values())
-        assert_same(found, trained_by_sgd(network, images, labels, etas), rtol=1e-12, atol=1e-14)
+    with torch.no_grad():
+        found = unroll(network, dict(network.named_parameters()), images, labels, etas)
+    assert not any(p.requires_grad for p in found.values())
+    assert_same(found, trained_by_sgd(network, images, labels, etas), rtol=1e-12, atol=1e-14)
     assert all(p.grad is None for p in network.parameters())
 
 
@@ -178,10 +139,9 @@ def test_images_take_turns():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *itertools.product(["inner_steps", "batch_syn", "starts", "ipc", "iterations"], [0, -1, 1.5, "3", True]),
+        *itertools.product(["inner_steps", "batch_syn", "ipc", "iterations"], [0, -1, 1.5, "3", True]),
         *itertools.product(["lr_net", "lr_img"], [0, -1.0, float("nan"), float("inf"), "0.1"]),
         *itertools.product(["lr_lr"], [-0.1, float("nan"), float("inf"), "0.1"]),
-        *itertools.product(["checkpointing"], [1, "yes"]),
         ("norm", "batch"),
     ],
 )
@@ -204,7 +164,7 @@ def test_images_that_no_step_would_see_are_refused():
 def test_the_published_setting():
     ours = DDConfig.reference()
     published = {"ipc": 10, "inner_steps": 30, "batch_syn": 1, "lr_net": 0.02, "lr_img": 0.01, "momentum": 0.5,
-                 "init": "noise", "augment": "none", "starts": 1}
+                 "init": "noise", "augment": "none"}
     assert {k: getattr(ours, k) for k in published} == published
     assert DDConfig.reference(ipc=1).inner_steps == 3
     assert DDConfig.reference(ipc=1, width=8) == dataclasses.replace(DDConfig.reference(ipc=1), width=8)
@@ -237,26 +197,25 @@ def test_wrong_types_are_refused():
 
 
 def test_the_loss_is_that_of_networks_trained_on_the_images():
-    """Followed by hand: the documented streams, torch's own optimiser, the mean over starts."""
+    """Followed by hand: the documented streams, torch's own optimiser."""
     real = real_images(dtype=torch.float64)
-    steps = make(real, starts=2)
+    steps = make(real)
     next(steps)
+    network = ConvNet(channels=1, image_size=8, classes=3, width=4, depth=2,
+                      generator=keyed_generator(steps.root, "network", 1, 0)).double()
+    rows = torch.tensor([[0, 2, 4], [1, 3, 5], [0, 2, 4]])
+    params = trained_by_sgd(network, steps.images, steps.labels, steps.log_step_sizes.exp(), rows)
     losses = []
-    for i in range(2):
-        network = ConvNet(channels=1, image_size=8, classes=3, width=4, depth=2,
-                          generator=keyed_generator(steps.root, "network", 1, i)).double()
-        rows = torch.tensor([[0, 2, 4], [1, 3, 5], [0, 2, 4]])
-        params = trained_by_sgd(network, steps.images, steps.labels, steps.log_step_sizes.exp(), rows)
-        for c in range(3):
-            pool = real.of_class(c)
-            x = pool[torch.randperm(len(pool), generator=keyed_generator(steps.root, "batch", 1, c))[:3]]
-            losses.append(F.cross_entropy(functional_call(network, params, x), torch.full((3,), c)).detach())
+    for c in range(3):
+        pool = real.of_class(c)
+        x = pool[torch.randperm(len(pool), generator=keyed_generator(steps.root, "batch", 1, c))[:3]]
+        losses.append(F.cross_entropy(functional_call(network, params, x), torch.full((3,), c)).detach())
     assert float(steps.loss_and_gradients()[0]) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-10)
 
 
 @pytest.mark.parametrize("variable", ["images", "log_step_sizes"])
 def test_the_gradients_are_those_of_the_loss(variable):
-    steps = make(real_images(dtype=torch.float64), augment="rotate", activation="swish", starts=2)
+    steps = make(real_images(dtype=torch.float64), augment="rotate", activation="swish")
     _, *gradients = steps.loss_and_gradients()
     gradient = gradients[["images", "log_step_sizes"].index(variable)]
     start = getattr(steps, variable).clone()
@@ -266,12 +225,6 @@ def test_the_gradients_are_those_of_the_loss(variable):
         getattr(steps, variable).copy_(start + h * direction)
         losses.append(float(steps.loss_and_gradients()[0]))
     assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-6)
-
-
-def test_checkpointing_gives_the_same_run():
-    runs = [finished(real_images(dtype=torch.float64), checkpointing=c) for c in (False, True)]
-    for name in ("images", "log_step_sizes"):
-        torch.testing.assert_close(*(getattr(run, name) for run in runs), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
@@ -358,16 +311,15 @@ def test_the_same_seed_gives_the_same_bits():
     assert not torch.equal(one.images, other.images)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_global_generator_is_left_alone_and_the_callers_advances_once(checkpointing):
+def test_the_global_generator_is_left_alone_and_the_callers_advances_once():
     one, two = seeded(), seeded()
     before = torch.get_rng_state()
-    dd_steps(real_images(), config=DDConfig(**TINY, checkpointing=checkpointing), generator=one).finish()
+    dd_steps(real_images(), config=DDConfig(**TINY), generator=one).finish()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    images = make(checkpointing=checkpointing).finish().images
+    images = make().finish().images
     torch.manual_seed(2)
-    assert torch.equal(make(checkpointing=checkpointing).finish().images, images)
+    assert torch.equal(make().finish().images, images)
     dd_steps(real_images(), config=DDConfig(**TINY), generator=two)
     assert torch.equal(one.get_state(), two.get_state())
 

@@ -12,8 +12,6 @@ from importlib.resources import files
 
 import torch
 
-from ..checks import check_positive
-
 SENTENCE = "A playground, which computes in the page: run this cell, or open the chapter in the rendered book."
 LEVELS = 8  # greys of a digit
 ALPHABET = "".join(letter for letter in map(chr, range(33, 127)) if letter not in "\"&'<>\\`")  # safe in HTML and JSON
@@ -87,7 +85,7 @@ def points():
     return Playground("points")
 
 
-def digits(train, test, *, per_class=160, test_per_class=30):
+def digits(train, test):
     """Condense ten digits, train networks on them and draw a digit for these to read, as in chapter 5: a `Playground`.
 
     A ValueError if images are not 1×28×28 of ten classes, or a class has not as many.
@@ -95,19 +93,17 @@ def digits(train, test, *, per_class=160, test_per_class=30):
     Parameters
     ----------
     train, test : LabeledImages
-        Digits of ten classes, 1×28×28. The page gets the first of each class, in eight greys.
-    per_class, test_per_class : int
-        So many images of each class: about 110 bytes each.
+        Digits of ten classes, 1×28×28. The page gets the first 160 and 30 of each class, in eight greys, of about 110
+        bytes each.
 
     Examples
     --------
     >>> from dmtutor import load
-    >>> digits(*load("mnist5k"), per_class=2, test_per_class=1)
+    >>> digits(*load("mnist5k"))
     Playground(name='digits')
     """
     parts = {}
-    for name, part, count in (("train", train, per_class), ("test", test, test_per_class)):
-        check_positive("per_class" if part is train else "test_per_class", count)
+    for name, part, count in (("train", train, 160), ("test", test, 30)):
         shape = list(part.images.shape[1:])
         if shape != [1, 28, 28] or len(part.classes) != 10:
             raise ValueError(f"{name} must be images of 1×28×28 in 10 classes; got {part!r}")

@@ -14,16 +14,12 @@ from ..evaluation import Accuracies
 
 
 def load(name):
-    """Read stored results, by the name of the script in ``benchmarks/`` which wrote them.
+    """Read stored results, by the name of the script in ``benchmarks/`` which wrote them: a dict.
 
-    A ValueError if there is no such file; it lists those that there are.
-
-    Returns
-    -------
-    dict
-        ``provenance``: command, commit, device, versions and date of the first run. ``rows``: a list of dicts, one
-        for each setting; where sets were evaluated, with their ``accuracies``, an :class:`~dmtutor.Accuracies`. A row
-        that was added later has those of commit, device, versions and date that differ.
+    ``provenance``: command, commit, device, versions and date of the first run. ``rows``: a list of dicts, one for each
+    setting; where sets were evaluated, with their ``accuracies``, an :class:`~dmtutor.Accuracies`. A row that was added
+    later has those of commit, device, versions and date that differ. A ValueError if there is no such file; it lists
+    those that there are.
 
     Examples
     --------
@@ -39,15 +35,9 @@ def load(name):
 
 
 def rows(name, experiment, **values):
-    """The stored rows of one experiment that have these values: a list of dicts, at least one.
+    """The stored rows of one experiment that have these ``values``, as ``method="DM"``: a list of dicts, at least one.
 
-    Parameters
-    ----------
-    name : str
-        As in :func:`load`.
-    experiment : str
-    **values
-        What the rows must hold, as ``method="DM"``; a ValueError if there is no such row, or no such file.
+    ``name`` is as in :func:`load`. A ValueError if there is no such row, or no such file.
 
     Examples
     --------
@@ -64,17 +54,9 @@ def rows(name, experiment, **values):
 def images(name):
     """Read a stored set of images, say a condensed one: to look at it, or to train on it without making it.
 
-    Parameters
-    ----------
-    name : str
-        That of its file, such as ``"mnist5k_dm_10"``: data set, method, images per class. A ValueError lists those that
-        there are.
-
-    Returns
-    -------
-    LabeledImages
-        float32. The files hold 16 bits a pixel, so a set differs in the fourth digit from what was made; its ``meta``
-        says how it was made, with which seed.
+    `LabeledImages` in float32. The files hold 16 bits a pixel, so a set differs in the fourth digit from what was made;
+    its ``meta`` says how it was made, with which seed. ``name`` is that of its file, such as ``"mnist5k_dm_10"``: data
+    set, method, images per class; a ValueError lists those that there are.
 
     Examples
     --------
@@ -105,8 +87,8 @@ def pack(accuracies):
     return {"shape": list(accuracies.correct.shape), "bits": base64.b64encode(bits).decode()}
 
 
-def unpack(packed, *, labels=None, classes=()):
-    """The inverse of :func:`pack`; with the test set's labels and classes it gives accuracies by class, too.
+def unpack(packed):
+    """The inverse of :func:`pack`.
 
     Examples
     --------
@@ -116,5 +98,4 @@ def unpack(packed, *, labels=None, classes=()):
     """
     count = int(np.prod(packed["shape"]))
     bits = np.unpackbits(np.frombuffer(base64.b64decode(packed["bits"]), dtype=np.uint8), count=count)
-    correct = torch.from_numpy(bits).bool().view(packed["shape"])
-    return Accuracies(correct, labels=labels, classes=tuple(classes))
+    return Accuracies(torch.from_numpy(bits).bool().view(packed["shape"]))
