@@ -305,41 +305,48 @@ def test(table, path, folder, experiment):
 
         def add(method, sets, seen=seen, name=name, **more):
             key = {"experiment": experiment, "method": method, "network": name}
-            if sets and table.find(**key) is None:
+            if table.find(**key) is None:
                 found = probed(sets, seen, labels)
                 table.add({**key, **more, "accuracies": results.pack(found)})
                 print(f"{key}: {found}", flush=True)
 
+        def chosen(draws, z=z):
+            return ((z[rows], train.labels[rows]) for rows in draws)
+
+        def learned(sets, name=name, change=lambda one: one):
+            return ((network(name).embeddings(change(one)), one.labels) for one in sets)
+
         centre, means = class_means(z, train)
-        add("Random", [(z[rows], train.labels[rows]) for rows in (random_rows(train, i) for i in range(10))])
-        add("Random, ten", [(z[r], train.labels[r]) for r in (random_rows(train, i, of=10) for i in range(10))])
+        add("Random", chosen(random_rows(train, i) for i in range(10)))
+        add("Random, ten", chosen(random_rows(train, i, of=10) for i in range(10)))
         rules = {"Nearest": (nearest,), "Nearest, not centred": (nearest, False),
                  "Nearest, ten": (functools.partial(nearest, n=10),),
                  "Herding, ten": (functools.partial(herding_order, m=10),),
                  "K-means, ten": (functools.partial(nearest_to_centroids, n=10),)}
-        chosen_by = features(folder, "Lite0")["train"]
+        first = features(folder, "Lite0")["train"]
         for method, rule in rules.items():
-            chosen = [chosen_rows(train, chosen_by, i, *rule) for i in range(10)]
-            add(method, [(z[rows], train.labels[rows]) for rows in chosen])
+            add(method, chosen(chosen_rows(train, first, i, *rule) for i in range(10)))  # noqa: B023: used at once
         add("Mean vectors", [(means, each)], unit(seen, centre))
         add("All images", [(z, train.labels)])
         clusters = torch.cat([centroids(unit(z[rows], centre), 10) for rows in train.rows_of_class])
         add("Cluster vectors, ten", [(clusters, each.repeat_interleave(10))], unit(seen, centre))
         for run in list(RUNS)[:4]:
             sets, seconds = made(path, folder, run, 3 if experiment == "flowers" else None)
-            add(run, [(network(name).embeddings(one), one.labels) for one in sets], seconds=seconds)
+            if sets:
+                add(run, learned(sets), seconds=seconds)
         for control in CONTROLS:
-            if lr := best_step_size(table, control):
-                sets, seconds = made(path, folder, f"{control}, step {lr:g}")
-                add(control, [(network(name).embeddings(one), one.labels) for one in sets], seconds=seconds, lr_img=lr)
-        if experiment == "flowers":
-            continue
-        geometry(table, name, z, means, train)
-        chosen = [blurred(train.select(chosen_rows(train, chosen_by, i, nearest))) for i in range(10)]
-        add("Nearest, blurred", [(network(name).embeddings(one), one.labels) for one in chosen])
-        sets, _ = made(path, folder, "one network")
-        for how, change in (("8 bits", in_8_bits), ("blurred", blurred)):
-            add(f"one network, {how}", [(network(name).embeddings(change(one)), one.labels) for one in sets])
+            lr = best_step_size(table, control)
+            sets, seconds = made(path, folder, f"{control}, step {lr:g}") if lr else ([], [])
+            if sets:
+                add(control, learned(sets), seconds=seconds, lr_img=lr)
+        if experiment == "test":
+            geometry(table, name, z, means, train)
+            sets = [train.select(chosen_rows(train, first, i, nearest)) for i in range(10)]
+            add("Nearest, blurred", learned(sets, change=blurred))
+            sets, _ = made(path, folder, "one network")
+            if sets:
+                add("one network, 8 bits", learned(sets, change=in_8_bits))
+                add("one network, blurred", learned(sets, change=blurred))
 
 
 def geometry(table, name, z, means, train):
