@@ -282,7 +282,7 @@ def nearest(points, n=1):
 
 def centroids(points, n):
     """The means of the clusters of k-means: (n, d')."""
-    return torch.from_numpy(KMeans(n, n_init=10, random_state=0).fit(points).cluster_centers_)
+    return torch.from_numpy(KMeans(n, n_init=10, random_state=0).fit(points).cluster_centers_).float()
 
 
 def nearest_to_centroids(points, n):
