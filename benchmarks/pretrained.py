@@ -331,7 +331,7 @@ def test(table, path, folder, experiment):
         clusters = torch.cat([centroids(unit(z[rows], centre), 10) for rows in train.rows_of_class])
         add("Cluster vectors, ten", [(clusters, each.repeat_interleave(10))], unit(seen, centre))
         for run in list(RUNS)[:4]:
-            sets, seconds = made(path, folder, run, 3 if experiment == "flowers" else None)
+            sets, seconds = made(path, folder, run)
             if sets:
                 add(run, learned(sets), seconds=seconds)
         for control in CONTROLS:
