@@ -1,5 +1,6 @@
 """The convolutional network of the condensation papers, and others to judge by; weights are redrawn in place."""
 
+import functools
 import math
 from typing import ClassVar
 
@@ -77,6 +78,45 @@ class Network(nn.Module):
 NORM_LAYERS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
 
 
+class Blocks(nn.Sequential):
+    """Layers in their order. Where instance norm, ReLU and 2×2 average pooling follow each other, on a CPU with maps in
+    channels-last layout, they are computed as one in float32, three to ten times as fast: :mod:`dmtutor.fused`."""
+
+    def forward(self, x):
+        layers = list(self)
+        while layers:
+            chain = layers[:3]
+            if can_fuse(chain, x):
+                x = fused().norm_relu_pool(x.float(), chain[0].weight, chain[0].bias, chain[0].eps)
+                layers = layers[3:]
+            else:
+                x = layers.pop(0)(x)
+        return x
+
+
+def can_fuse(layers, x):
+    """Whether the layers are instance norm, ReLU and average pooling, for maps that can be computed at once."""
+    if tuple(map(type, layers)) != (nn.GroupNorm, nn.ReLU, nn.AvgPool2d):
+        return False
+    norm, _, pooling = layers
+    return (
+        norm.num_groups == x.shape[1] and pooling.kernel_size == 2 and x.shape[2] % 2 == x.shape[3] % 2 == 0
+        and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+        and norm.weight.dtype == torch.float32 and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.compiler.is_compiling() and fused() is not None
+    )
+
+
+@functools.cache
+def fused():
+    """The module, or None where Numba is missing or does not fit the NumPy that is there: it takes longer then."""
+    try:
+        from . import fused
+    except ImportError:
+        return None
+    return fused
+
+
 class ConvNet(Network):
     r"""``depth`` blocks of [3×3 convolution, norm, activation, 2×2 pooling], then one linear layer.
 
@@ -139,7 +179,7 @@ class ConvNet(Network):
                 layers.append(POOLINGS[pooling](2))
                 side = tuple(s // 2 for s in side)
             fan_in = width
-        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.features = Blocks(*layers, nn.Flatten())
         self.embedding_dim = width * side[0] * side[1]
         self.classifier = nn.utils.skip_init(nn.Linear, self.embedding_dim, classes)
         self.reset_parameters(generator=generator)

@@ -249,6 +249,7 @@ class DDSteps(Steps):
 
     def __init__(self, real, config, root):
         super().__init__(real, config, root)
+        self.network.to(memory_format=torch.contiguous_format)  # second derivatives are faster so
         self.square = torch.zeros_like(self.images)
         self.log_step_sizes = self.images.new_full((config.inner_steps,), config.lr_net).log()
         self.log_momentum, self.log_square = torch.zeros(2, config.inner_steps).to(self.images)

@@ -29,11 +29,22 @@ TEST = toy(40, seed=1, like=TRAIN)
 # Recipes -------------------------------------------------------------------------------------------------------------
 
 
+def test_in_16_bits_a_network_learns_as_well():
+    recipe = Recipe(steps=60, width=8, depth=2, augment="none")
+    plain, rounded = (evaluate([TRAIN], TEST, networks=2, recipe=replace(recipe, amp=amp), generator=seeded())
+                      for amp in (False, True))
+    assert abs(plain.mean - rounded.mean) < 0.1 and plain.mean > 0.5
+    network = train_network(TRAIN, recipe=replace(recipe, amp=True, steps=2), generator=seeded())
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match="amp must be True or False; got 1"):
+        Recipe(amp=1)
+
+
 def test_the_published_recipe():
     assert dataclasses.asdict(Recipe.reference()) == {
         "steps": None, "epochs": 1000, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256,
         "augment": None, "cutmix": 0.0, "model": "convnet", "width": 128, "depth": 3, "norm": "instance",
-        "activation": "relu", "pooling": "avg",
+        "activation": "relu", "pooling": "avg", "amp": False,
     }
     assert Recipe.reference(epochs=300, norm="batch") == dataclasses.replace(
         Recipe.reference(), epochs=300, norm="batch"

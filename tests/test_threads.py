@@ -133,6 +133,8 @@ REAL = digits()
 SMALL = {"width": 8, "iterations": 2, "augment": "color_crop_cutout_flip_scale_rotate"}
 RUNS = {
     "dm": lambda ipc: dm_steps(REAL, config=DMConfig(ipc=ipc, batch_real=13, **SMALL), generator=seeded()),
+    "dm, group norm": lambda ipc: dm_steps(
+        REAL, config=DMConfig(ipc=ipc, batch_real=13, norm="group", **SMALL), generator=seeded()),
     "dm, all classes at once": lambda ipc: dm_steps(
         REAL, config=DMConfig(ipc=ipc, block="all", norm="batch", **SMALL), generator=seeded()),
     "dm, in 16 bits": lambda ipc: dm_steps(REAL, config=DMConfig(ipc=ipc, amp=True, **SMALL), generator=seeded()),
@@ -169,7 +171,7 @@ def test_this_would_be_seen_without_the_pool(monkeypatch):
     """The images are large enough that torch's own threads change the bits."""
     monkeypatch.setattr(threads, "parallel_map", lambda function, parts, device, done=None: list(map(function, parts)))
     def run():
-        steps = RUNS["dm"](1)
+        steps = RUNS["dm, group norm"](1)
         list(steps)
         return steps.synthetic.images
 

@@ -32,7 +32,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
     ],
     "07_dataset_distillation": [
         ("assert sum(learned) / JUDGES > sum(plain)", "learned, plain = plain, learned"),
-        ("assert sum(own) / 2 > sum(others)", "own = [sum(others) / len(others)] * 2"),
+        ("assert low > 0.05 and sum(own)", "own = [sum(others) / len(others)] * 4"),
     ],
     "08_gradient_matching": [
         ('assert end["DC"] < end["random"] - 0.03', 'end["DC"], end["random"] = end["random"], end["DC"]'),
@@ -45,6 +45,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
     "10_digits_and_photographs": [
         ("assert [round(x, 1) for x in by_network]", "by_network.reverse()"),
         ('assert abs(d["random, 10"] - d["all real"]) < 2', 'p["random, 10"] = p["all real"]'),
+        ("assert abs(given.mean - learned.mean) < 0.03", 'given = trained("random, 10", "last")'),
     ],
     "11_inside": [
         ("assert [round(share, 2) for _, share in moved", "moved = {1: moved[10], 10: moved[1]}"),
