@@ -44,29 +44,37 @@ AUGMENT = "color_crop_cutout_flip_scale_rotate"  # of networks from scratch
 PARTS = {"train": ("train", 0, 300), "validation": ("train", 300, 400), "test": ("test", 0, 500)}
 NETWORKS = ("Lite0", "Lite1", "Lite2")
 LONG = {"lr_img": 0.003, "iterations": 100}
+SHORT = {"lr_img": 0.001, "iterations": 60}
 RUNS = {  # name: (method, networks, fields, number of sets)
     "one network": ("Means", "Lite0", LONG, 10),
     "two networks": ("Means", "Lite0 Lite1", LONG, 10),
     "one network, random start": ("RandomStart", "Lite0", {**LONG, "iterations": 400}, 3),
     "two networks, random start": ("RandomStart", "Lite0 Lite1", {**LONG, "iterations": 400}, 3),
+    "means": ("Means", "Lite0", SHORT, 3),
+    "heads 0": ("Heads", "Lite0", {**SHORT, "scale": 0.0}, 3),
+    "heads 3": ("Heads", "Lite0", {**SHORT, "scale": 3.0}, 3),
+    "heads 1": ("Heads", "Lite0", {**SHORT, "scale": 1.0}, 3),
+    "heads 0.3": ("Heads", "Lite0", {**SHORT, "scale": 0.3}, 3),
+}
+FIXED = list(RUNS)
+TRIALS = {  # of SHORT's step size, one set each, from random images
+    f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, "lr_img": lr, **more}, 1)
+    for lr in (0.001, 0.003, 0.01, 0.03)
+    for name, method, more in (("means", "RandomStart", {}), ("heads 3", "HeadsRandomStart", {"scale": 3.0}))
 }
 STEP_SIZES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)  # as many as it takes to have the best one inside
 CONTROLS = {  # name: (method, fields), through Lite0
-    "means": ("Means", {}),
+    "unchanged": ("Means", {}),
     "plain pixels": ("Means", {"levels": 1}),
     "no augmentation": ("Means", {"augment": "none"}),
     "not centred": ("NotCentred", {}),
     "squared distance": ("Squared", {}),
-    "heads 0": ("Heads", {"scale": 0.0}),
-    "heads 0.3": ("Heads", {"scale": 0.3}),
-    "heads 1": ("Heads", {"scale": 1.0}),
-    "heads 3": ("Heads", {"scale": 3.0}),
     "heads 0, class by class": ("Heads", {"scale": 0.0, "by_class": True}),
     "heads 3, 16 a step": ("Heads", {"scale": 3.0, "heads": 16}),
     "heads 3, longer": ("Heads", {"scale": 3.0, "iterations": 240}),
     "ten a class": ("Means", {"ipc": 10}),
 }
-RUNS |= {
+RUNS |= TRIALS | {
     f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, **more, "lr_img": lr}, 3)
     for name, (method, more) in CONTROLS.items() for lr in STEP_SIZES
 }
@@ -145,13 +153,19 @@ class Heads(Means):
         return loss.detach(), *torch.autograd.grad(loss, images)
 
 
+class HeadsRandomStart(Heads):
+    """The same from random images."""
+
+    first_images = Steps.first_images
+
+
 def head_gradient(seen, labels, head):
     """Gradient of the mean cross-entropy by the weights and the biases, which are zero, of a head: (K, d' + 1)."""
     excess = (seen @ head.T).softmax(1) - F.one_hot(labels, len(head))
     return torch.cat([excess.T @ seen, excess.sum(0)[:, None]], 1) / len(seen)
 
 
-KINDS = {kind.__name__: kind for kind in (Means, RandomStart, Heads, NotCentred, Squared)}
+KINDS = {kind.__name__: kind for kind in (Means, RandomStart, Heads, HeadsRandomStart, NotCentred, Squared)}
 
 
 @functools.cache
@@ -242,14 +256,13 @@ def probed(sets, seen, labels, C=10.0):
 def choose(table, path, folder):
     """Step sizes on the images held out, and the penalty of the probe."""
     seen, labels = features(folder, "Lite0")["validation"], part(path, "validation").labels
-    for name in CONTROLS:
-        for lr in STEP_SIZES:
-            key = {"experiment": "validation", "method": name, "lr_img": lr}
-            sets, _ = made(path, folder, f"{name}, step {lr:g}", 1)
-            if sets and table.find(**key) is None:
-                found = probed([(network("Lite0").embeddings(one), one.labels) for one in sets], seen, labels)
-                table.add({**key, "mean": round(found.mean, 4)})
-                print(f"{key}: {found}", flush=True)
+    for run in [run for run in RUNS if run not in FIXED]:
+        key = {"experiment": "validation", "run": run}
+        sets, seconds = made(path, folder, run, 1)
+        if sets and table.find(**key) is None:
+            found = probed([(network("Lite0").embeddings(one), one.labels) for one in sets], seen, labels)
+            table.add({**key, **RUNS[run][2], "seconds": seconds, "mean": round(found.mean, 4)})
+            print(f"{key}: {found}", flush=True)
     train = part(path, "train")
     for C in (1.0, 10.0, 100.0):
         key = {"experiment": "penalty", "C": C}
@@ -291,8 +304,8 @@ def nearest_to_centroids(points, n):
 
 
 def best_step_size(table, name):
-    """Of those whose sets were scored on the images held out."""
-    rows = [row for row in table.rows if row["experiment"] == "validation" and row["method"] == name]
+    """The best one on the images held out."""
+    rows = [row for row in table.rows if row["experiment"] == "validation" and row["run"].startswith(f"{name}, step")]
     return max(rows, key=lambda row: row["mean"])["lr_img"] if rows else None
 
 
@@ -330,7 +343,7 @@ def test(table, path, folder, experiment):
         add("All images", [(z, train.labels)])
         clusters = torch.cat([centroids(unit(z[rows], centre), 10) for rows in train.rows_of_class])
         add("Cluster vectors, ten", [(clusters, each.repeat_interleave(10))], unit(seen, centre))
-        for run in list(RUNS)[:4]:
+        for run in FIXED:
             sets, seconds = made(path, folder, run)
             if sets:
                 add(run, learned(sets), seconds=seconds)
