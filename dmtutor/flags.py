@@ -15,6 +15,7 @@ from .condensation import METHODS
 from .evaluation import Recipe
 from .networks import MODELS
 from .pictures import RESIZE
+from .pretrained import NETWORKS
 from .sources import NAMES
 from .steps import Steps
 
@@ -218,7 +219,8 @@ def _evaluation_flags(command, default):
     group.add_argument("--networks", type=int, metavar="N", help=f"how many for each set (default: {default})")
     group.add_argument("--random-sets", type=int, metavar="N",
                        help=f"how many random sets are drawn to compare with, 0 for none (default: {default})")
-    group.add_argument("--model", choices=MODELS, default="convnet", help="their architecture")
+    group.add_argument("--model", choices=(*MODELS, *NETWORKS),
+                       help="their architecture, or a frozen one under a linear head (default: --network or convnet)")
     group.add_argument("--whole", action="store_true", help="train as many on all real images, too")
     return group
 

@@ -1,6 +1,7 @@
 """Images for a frozen network that somebody has trained: a linear head on its embeddings learns from them."""
 
 import copy
+import functools
 import importlib
 from dataclasses import dataclass, fields, replace
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from . import threads
 from .accuracies import Accuracies
-from .checks import check_positive
+from .checks import check_one_of, check_positive
 from .coresets import herding_order
 from .decoding import pyramid
 from .mapped import fingerprint
@@ -157,6 +158,9 @@ class PretrainedConfig(Config):
         Start from real images near the mean of their class, or from Gaussian noise.
     levels : int
         Of the :func:`~dmtutor.decoding.pyramid`; 1 for plain pixels.
+    network : str, optional
+        Name of a network to look through, or several with commas: efficientnet_lite0, 1 or 2. None where the class
+        names ``networks``.
     batch_real, width, norm, activation, pooling
         Of networks that are drawn: they keep their defaults.
     """
@@ -168,17 +172,21 @@ class PretrainedConfig(Config):
     momentum: float = 0.9
     augment: str = "crop_flip"
     levels: int = 6
+    network: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
         check_positive("levels", self.levels)
+        for name in self.network.split(",") if self.network else ():
+            check_one_of("network", name, NETWORKS)
         drawn = ("batch_real", "width", "norm", "activation", "pooling")
         if changed := [f.name for f in fields(self) if f.name in drawn and getattr(self, f.name) != f.default]:
             raise ValueError(f"{changed[0]} must be left out: neither a network nor a batch is drawn here")
 
 
 class PretrainedSteps(Steps):
-    r"""Distribution matching through frozen networks. A method is a class derived from it that names ``networks``.
+    r"""Distribution matching through frozen networks. A method is a class derived from it that names ``networks``;
+    without one the field ``network`` names them.
 
     .. math:: \min_S \; \sum_c \Bigl( 1 - \cos \Bigl( \frac{1}{|S_c|} \sum_{s \in S_c} z(A(s, \omega)), \;
         \frac{1}{|T_c|} \sum_{x \in T_c} z(x) \Bigr) \Bigr), \qquad
@@ -208,6 +216,8 @@ class PretrainedSteps(Steps):
     means = ()  # of each network, see real_means
 
     def __init__(self, real, config, root):
+        if config.network:
+            self.networks = [NETWORKS[name]() for name in config.network.split(",")]
         if not self.networks:
             raise ValueError(f"{type(self).__name__}.networks must name Frozen networks; it is empty")
         for network in self.networks:
@@ -333,3 +343,6 @@ def efficientnet_lite(number=0, *, size=None):
     network.load_state_dict(torch.load(path, weights_only=True))
     network._fc = nn.Identity()
     return Frozen(network, mean=[0.5] * 3, std=[0.5] * 3, size=size)
+
+
+NETWORKS = {f"efficientnet_lite{number}": functools.partial(efficientnet_lite, number) for number in range(3)}

@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import dmtutor.__main__ as shell
-from dmtutor import LabeledImages, condense, keyed_generator, planning, random_subset
+from dmtutor import LabeledImages, condense, keyed_generator, load, planning, random_subset
 from dmtutor.condensation import begin
 from dmtutor.decoding import pyramid
-from dmtutor.pretrained import Frozen, PretrainedConfig, PretrainedSteps, class_means, judge, probe, unit
+from dmtutor.pretrained import NETWORKS, Frozen, PretrainedConfig, PretrainedSteps, class_means, judge, probe, unit
 
 
 class Own(nn.Module):
@@ -241,3 +241,29 @@ def test_in_one_call_with_a_checkpoint_and_from_the_shell(tmp_path, monkeypatch,
     shell.main(command)
     stored = LabeledImages.load("S.pt")
     assert stored.meta["config"]["levels"] == 2 and 0 <= judge([stored], real_images(), frozen()).mean <= 1
+
+
+def test_the_shell_names_networks_and_judges_by_linear_heads(tmp_path, monkeypatch, capsys):
+    for seed, name in enumerate(("efficientnet_lite0", "efficientnet_lite1")):
+        monkeypatch.setitem(NETWORKS, name, lambda seed=seed: frozen(seed))
+    real = real_images((40, 40, 40))
+    pixels, labels = (real.pixels[:, 0].clamp(0, 1) * 255).byte().numpy(), real.labels.numpy()
+    np.savez(tmp_path / "data.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    monkeypatch.chdir(tmp_path)
+    command = ["condense", "--method", "dmtutor.pretrained:PretrainedSteps", "--dataset", "data.npz",
+               "--iterations", "4", "--levels", "2", "--output", "S.pt", "--network"]
+    shell.main([*command, "efficientnet_lite0,efficientnet_lite1"])
+    told = capsys.readouterr()
+    train, test = load("data.npz")
+    (made,) = sets = [LabeledImages.load("S.pt")]
+    assert torch.equal(condense(train, Two, ipc=1, iterations=4, levels=2, progress=False).images, made.images)
+    assert "through 2 frozen networks" in told.err and "then a linear head on efficientnet_lite0 to judge" in told.err
+    assert f"condensed: {judge(sets, test, frozen())}" in told.out
+    randoms = [random_subset(train, 1, generator=seeded(i)) for i in range(3)]
+    assert f"random: {judge(randoms, test, frozen())}" in told.out
+
+    shell.main(["evaluate", "S.pt", "--dataset", "data.npz", "--model", "efficientnet_lite1", "--random-sets", "0"])
+    assert capsys.readouterr().out == f"condensed: {judge(sets, test, frozen(1))}\n"
+    with pytest.raises(SystemExit):
+        shell.main([*command, "efficientnet_lite9", "--overwrite"])
+    assert "network must be one of efficientnet_lite0, " in capsys.readouterr().err
