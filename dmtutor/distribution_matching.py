@@ -81,7 +81,7 @@ class DMConfig(Config):
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
-        """The published setting: ConvNet-3/128, 256 real images, 20,000 iterations, step size 1 (10 from IPC 100).
+        """The published setting: ConvNet-3/128, 256 real images, 20,000 iterations, step 1 (CIFAR-10: 10 from IPC 100).
 
         Zhao & Bilen, section 4.1, and their code.
 
