@@ -1,6 +1,7 @@
 """What a small set is worth: train networks from scratch on it, score them on real images, repeat."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, product
 
@@ -195,7 +196,7 @@ def train_network(train, *, recipe=None, generator, teacher=None):
         if recipe.cutmix and torch.rand((), generator=generator) < recipe.cutmix:
             one_hot = wanted if teacher is not None else F.one_hot(wanted, len(train.classes)).to(images)
             images, wanted = cutmix(images, one_hot, generator=generator)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.amp):
+        with torch.autocast(images.device.type, torch.bfloat16) if recipe.amp else nullcontext():
             loss = F.cross_entropy(network(images), wanted)
         optimizer.zero_grad()
         loss.backward()
