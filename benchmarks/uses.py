@@ -401,6 +401,7 @@ def averaged(table, parts, test, seed, width):
     network = recipe.network(test.images[:1], 10, generator=draw)
     size = sum(p.numel() for p in network.parameters())
     shares = torch.tensor([len(part) / sum(map(len, parts)) for part in parts])
+    answers = {}
     for round_ in range(1, max(ROUNDS) + 1):
         start, trained = [p.detach().clone() for p in network.parameters()], []
         for part in parts:
@@ -410,10 +411,11 @@ def averaged(table, parts, test, seed, width):
         changes = [torch.einsum("n,n...->...", shares, torch.stack(each)) for each in zip(*trained, strict=True)]
         network.load_parameters([old + change for old, change in zip(start, changes, strict=True)])
         if round_ in ROUNDS:
-            accuracies = Accuracies(correctness(network.eval(), test)[None, None])
-            table.add({**key, "rounds": round_, "parameters": size, "bytes": size * CLIENTS * round_,
-                       "accuracies": results.pack(accuracies)})
-            print(f"{key}, {round_} rounds: {accuracies}", flush=True)
+            answers[round_] = Accuracies(correctness(network.eval(), test)[None, None])
+    for round_, accuracies in answers.items():
+        table.add({**key, "rounds": round_, "parameters": size, "bytes": size * CLIENTS * round_,
+                   "accuracies": results.pack(accuracies)})
+        print(f"{key}, {round_} rounds: {accuracies}", flush=True)
 
 
 def eight_bits(x):
