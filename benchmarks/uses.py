@@ -43,7 +43,7 @@ from statistics import NormalDist
 import beyond
 import numpy as np
 import torch
-from cifar10 import split
+from cifar10 import as_set, split
 from PIL import Image
 from store import Table, seeded
 from torch.nn.functional import normalize
@@ -56,6 +56,7 @@ from dmtutor import (
     Recipe,
     condense,
     dm_steps,
+    files,
     from_arrays,
     herding,
     keyed_generator,
@@ -243,23 +244,20 @@ def stored(data, bits):
 
 # Photographs by their bytes ------------------------------------------------------------------------------------------
 
-PHOTOGRAPHS = (  # what is kept, images of a class, how; 3,072 bytes are one image at 8 bits
-    *(("DM", 1, store) for store in ("8 bits", "32 bits", "4 bits")),
+PHOTOGRAPHS = (  # what is kept, images of a class or, of files, bytes; how
+    *(("DM", 1, how) for how in ("8 bits", "4 bits", "32 bits")),
     *((name, ipc, "8 bits") for ipc in (1, 4) for name in (HERDING, "Random")),
-    (HERDING, 3072, "webp"),  # as many as fit
-    *(("DM, tiles", 1, store) for store in ("8 bits", "4 bits", "32 bits")),
-    *(("Herded tiles", 1, store) for store in ("8 bits", "4 bits")),
-    (HERDING, 2, "4 bits"),
-    *(("DM", 10, store) for store in ("8 bits", "4 bits", "webp", "32 bits")),
-    ("DM, tiles", 1, "webp"),
+    *((name, 3072, "webp") for name in (HERDING, "Random")),  # as many as fit in the bytes of one at 8 bits
+    *((name, 1, "8 bits") for name in ("DM, tiles", "Herded tiles")),
+    *(("DM", 10, how) for how in ("8 bits", "4 bits", "webp")),
     *((name, 10, "8 bits") for name in (HERDING, "Random")),
+    ("Herded tiles", 3072, "webp"),
     (HERDING, 30_720, "webp"),
-    (HERDING, 12_288, "webp"),
-    ("Random", 3072, "webp"),
-    *((name, 40, "8 bits") for name in (HERDING, "Random")),
+    *(("DM, tiles", 1, how) for how in ("4 bits", "webp")),
     *(("DM", ipc, "16 bits") for ipc in (1, 10)),
+    (HERDING, 40, "8 bits"),
 )
-MADE_BY = {"DM": "DM, larger step", "DM, tiles": "+ decoding, 550 steps", "Herded tiles": "Herded tiles"}
+MADE_BY = {"DM": "DM, larger step", "DM, tiles": "+ decoding, 550 steps"}
 PHOTOGRAPH_JUDGE = {"width": 64, "steps": 500, "lr": 0.01, "batch_size": 32}
 QUALITY = 50  # of a WebP file
 
@@ -289,8 +287,12 @@ def photographs_by_bytes(table, folder, path):
 def photograph_set(real, name, ipc, seed, folder):
     """What one learner keeps, the first choice first; if ``ipc`` is a number of bytes, more than they can hold."""
     if name in MADE_BY:
-        return beyond.found(real, MADE_BY[name], ipc, seed, folder)[0]
-    most = 120 if ipc > 1000 else ipc
+        state = files.read(beyond.run_file(folder, MADE_BY[name], ipc, seed), keys=["state"])["state"]
+        meta = {**real.meta, **({"factor": 2} if name == "DM, tiles" else {})}
+        return replace(as_set(real, state["images"], ipc), meta=meta)
+    most = 160 if ipc > 1000 else ipc
+    if name == "Herded tiles":
+        return beyond.herded_tiles(real, min(most, 50), seed, folder)[0]
     if name == "Random":
         return random_subset(real, most, generator=seeded(seed))
     return prefix(herded(real, seed), most)
@@ -298,8 +300,10 @@ def photograph_set(real, name, ipc, seed, folder):
 
 @cache
 def herded(real, seed):
+    """Chosen from a thousand of each class, in the embedding of a random network."""
+    some = random_subset(real, 1000, generator=seeded(200 + seed))
     network = Recipe(**PHOTOGRAPH_JUDGE).network(real.images[:1], 10, generator=seeded(100 + seed)).eval()
-    return herding(real, 120, embed=network.embed)
+    return herding(some, 160, embed=network.embed)
 
 
 def pressed(data, ipc, how, quality=QUALITY):
@@ -307,12 +311,12 @@ def pressed(data, ipc, how, quality=QUALITY):
     if how != "webp":
         bits = int(how.split()[0])
         return stored(data, bits), bits / 8 * data.images[0].numel() * len(data) / len(data.classes)
-    files = [as_file(pixels, quality) for pixels in data.pixels.clamp(0, 1)]
-    sizes = torch.tensor([len(file) for file in files])
+    written = [as_file(pixels, quality) for pixels in data.pixels.clamp(0, 1)]
+    sizes = torch.tensor([len(file) for file in written])
     most = ipc if ipc > 1000 else math.inf
     rows = torch.cat([rows[sizes[rows].cumsum(0) <= most] for rows in data.rows_of_class])
     kept = data.select(rows)
-    pixels = torch.stack([to_tensor(Image.open(io.BytesIO(files[row]))) for row in rows])
+    pixels = torch.stack([to_tensor(Image.open(io.BytesIO(written[row]))) for row in rows])
     back = replace(kept, images=(pixels - data.mean.view(-1, 1, 1)) / data.std.view(-1, 1, 1))
     return back, float(sizes[rows].sum()) / len(data.classes)
 
