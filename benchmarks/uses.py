@@ -188,6 +188,10 @@ STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are f
     *((name, ipc, 8) for name, ipc in ((HERDING, 4), (HERDING, 1), ("Random", 4), ("Random", 1))),
     *(("DM", 1, bits) for bits in (4, 2)),
     (HERDING, 8, 1),  # eight of 1 bit in the room of one of 8
+    ("DM", 2, 4),  # and two of 4
+    *((HERDING, ipc, 1) for ipc in (4, 16)),
+    (HERDING, 4, 2),
+    ("DM", 4, 4),
     ("Reservoir", 1, 8),
     *((name, ipc, 8) for ipc in (2, 10) for name in (HERDING, "Random")),
     *(("DM", ipc, bits) for ipc in (10, 4) for bits in (8, 32)),
@@ -195,10 +199,6 @@ STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are f
     *(("Herding", ipc, 8) for ipc in (1, 4)),
     ("Random", 8, 1),
     ("Reservoir", 4, 8),
-    *(("DM", 2, bits) for bits in (4, 8)),
-    *((HERDING, ipc, 1) for ipc in (4, 16, 2)),
-    *(("DM", ipc, 4) for ipc in (4, 10)),
-    *((HERDING, ipc, bits) for ipc, bits in ((4, 2), (2, 4), (40, 1))),
 )
 SMALL = {"width": 16, "steps": 200, "lr": 0.01}
 JUDGES = {"small convnet": SMALL, "convnet": {}, "mlp": {"model": "mlp"}}
