@@ -295,10 +295,12 @@ def photograph_set(real, name, ipc, seed, folder):
         return beyond.herded_tiles(real, min(most, 50), seed, folder)[0]
     if name == "Random":
         return random_subset(real, most, generator=seeded(seed))
-    return prefix(herded(real, seed), most)
+    path = folder / f"photographs-herded-{seed}.pt"
+    if not path.exists():
+        herded(real, seed).save(path)
+    return prefix(LabeledImages.load(path), most)
 
 
-@cache
 def herded(real, seed):
     """Chosen from a thousand of each class, in the embedding of a random network."""
     some = random_subset(real, 1000, generator=seeded(200 + seed))
