@@ -258,7 +258,7 @@ PHOTOGRAPHS = (  # what is kept, images of a class or, of files, bytes; how
     (HERDING, 40, "8 bits"),
 )
 MADE_BY = {"DM": "DM, larger step", "DM, tiles": "+ decoding, 550 steps"}
-PHOTOGRAPH_JUDGE = {"width": 64, "steps": 500, "lr": 0.01, "batch_size": 32}
+PHOTOGRAPH_JUDGE = {"steps": 500, "lr": 0.01}
 QUALITY = 50  # of a WebP file
 
 
