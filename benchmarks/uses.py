@@ -259,7 +259,7 @@ PHOTOGRAPHS = (  # what is kept, images of a class or, of files, bytes; how
 )
 MADE_BY = {"DM": "DM, larger step", "DM, tiles": "+ decoding, 550 steps"}
 PHOTOGRAPH_JUDGE = {"steps": 500, "lr": 0.01}
-QUALITY = 50  # of a WebP file
+QUALITY = 20  # of a WebP file, of 0 … 100
 
 
 def photographs_by_bytes(table, folder, path):
@@ -276,7 +276,7 @@ def photographs_by_bytes(table, folder, path):
             counts = [round(len(s) / 10, 1) for s in sets]
             table.judge(key, list(sets), images, **judge, bytes=sizes, images_of_class=counts)
 
-    for quality in (20, QUALITY, 80):
+    for quality in (10, QUALITY, 50, 80):
         key = {"experiment": "photograph bytes, quality", "quality": quality}
         score(key, validation, HERDING, 3072, "webp", quality)
     for name, ipc, how in PHOTOGRAPHS:
