@@ -736,7 +736,7 @@ def private_readout(used, sigma, draw, steps, lr):
 
 # Rough photographs ---------------------------------------------------------------------------------------------------
 
-STEPS_OF_ROUGH = {1: (0.1, 0.3, 1.0, 3.0, 10.0), 10: (1.0, 10.0, 100.0)}
+STEPS_OF_ROUGH = {1: (0.1, 1.0, 10.0), 10: (1.0, 10.0, 100.0)}
 
 
 def rough(table, path):
@@ -747,7 +747,7 @@ def rough(table, path):
         for lr in steps:
             key = {"experiment": "rough", "ipc": ipc, "lr_img": lr, "seed": seed}
             if table.find(**key) is None:
-                config = DMConfig(ipc=ipc, lr_img=lr, iterations=300, batch_real=16)
+                config = DMConfig(ipc=ipc, lr_img=lr, iterations=150, batch_real=16)
                 run = dm_steps(real, config=config, generator=seeded(seed))
                 first, images = run.synthetic, run.finish()
                 table.judge(key, images, validation, networks=1, recipe=recipe,
