@@ -612,8 +612,8 @@ def own_distance(images, data, spaces):
 DELTA = 1 / 4000
 EPSILONS = (math.inf, 10.0, 3.0, 1.0, 0.3)
 PROTECTED = {400: EPSILONS, 40: (math.inf, 10.0, 1.0), 4: (math.inf, 10.0, 1.0)}  # of a class
-VIEWS = 16  # networks
-LEARN = {"steps": 300, "lr": 100.0}  # these, and those of the classifier, were chosen on a draw that is not judged
+VIEWS = 32  # networks
+LEARN = {"steps": 500, "lr": 100.0}  # these, and those of the classifier, were chosen on a draw that is not judged
 READOUT = {"steps": 50, "lr": 30.0}
 
 
