@@ -610,50 +610,51 @@ def own_distance(images, data, spaces):
 # Protected by noise --------------------------------------------------------------------------------------------------
 
 DELTA = 1 / 4000
-EPSILONS = (math.inf, 10.0, 3.0, 1.0, 0.3)
-PROTECTED = {400: EPSILONS, 40: (math.inf, 10.0, 1.0), 4: (math.inf, 10.0, 1.0)}  # of a class
+PROTECTED = (  # images of a class, and ε
+    *((400, epsilon) for epsilon in (math.inf, 1.0)),
+    *((size, epsilon) for size in (40, 4) for epsilon in (math.inf, 1.0)),
+    *((400, epsilon) for epsilon in (0.3, 10.0, 3.0)),
+    *((size, epsilon) for size in (40, 4) for epsilon in (10.0,)),
+)
 VIEWS = 32  # networks
 LEARN = {"steps": 500, "lr": 100.0}  # these, and those of the classifier, were chosen on a draw that is not judged
 READOUT = {"steps": 50, "lr": 30.0}
 
 
-def protect(table):
+def protect(table, folder):
     """Images learned from class means with noise, beside the means themselves and a linear classifier with noise."""
     train, test = load("mnist5k")
     whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
     attackers = [Recipe().network(whole.images, 10, generator=seeded(200 + i)).eval() for i in range(5)]
     spaces = {"pixels": [lambda x: x.flatten(1)], "random networks": [n.embed for n in attackers]}
-    for (size, epsilons), seed in itertools.product(PROTECTED.items(), range(3)):
-        if table.find(experiment="protect", size=size, epsilon=epsilons[-1], seed=seed, method="linear classifier"):
+    for (size, epsilon), seed in itertools.product(PROTECTED, range(3)):
+        key = {"experiment": "protect", "size": size, "epsilon": epsilon if epsilon < math.inf else None, "seed": seed}
+        if table.find(**key, method="linear classifier"):
             continue
         used, unused = some_used(whole, seed, size)
         views = UnitViews(used, seed)
-        means = views.means(used)
-        for epsilon in epsilons:
-            key = {"experiment": "protect", "size": size, "epsilon": epsilon if epsilon < math.inf else None,
-                   "seed": seed}
-            if table.find(**key, method="linear classifier"):
-                continue
-            sigma = noise_scale(epsilon, DELTA)
-            noisy = means + sigma / size * torch.randn(means.shape, generator=seeded(3000 + seed))
-            pixels = torch.stack([normalize(x.flatten(1)).mean(0) for x in map(used.of_class, range(10))])
-            pixels = pixels + sigma / size * torch.randn(pixels.shape, generator=seeded(3000 + seed))
-            sets = {"learned": learned_from(noisy, views, seed, **LEARN),
-                    "pixel means": 28 * normalize(pixels).view(10, 1, 28, 28)}
-            for name, images in sets.items():
-                if table.find(**key, method=name) or (name == "pixel means" and (size < 400 or 1 < epsilon < math.inf)):
-                    continue
-                found = {}
-                for attack, space in spaces.items():
-                    near, far = (own_distance(images, data, space) for data in (used, unused))
-                    found[attack] = float((near[:, None] < far).double().mean())
-                table.judge({**key, "method": name}, replace(used, images=images, labels=torch.arange(10)), unused,
-                            networks=1, recipe=Recipe(), auc=found, sigma=round(sigma, 3))
-            weights = private_readout(used, sigma, seeded(4000 + seed), **READOUT)
-            right = (unit_pixels(unused) @ weights.T).argmax(1) == unused.labels
-            accuracies = Accuracies(right[None, None])
-            table.add({**key, "method": "linear classifier", "accuracies": results.pack(accuracies)})
-            print(f"{key}, linear: {accuracies}", flush=True)
+        path = folder / f"protect-means-{size}-{seed}.pt"
+        if not path.exists():
+            files.write({"means": views.means(used)}, path)
+        means = files.read(path, keys=["means"])["means"]
+        pixels = torch.stack([unit_pixels(used.select(rows)).mean(0) for rows in used.rows_of_class])
+        sigma = noise_scale(epsilon, DELTA)
+        means, pixels = (x + sigma / size * torch.randn(x.shape, generator=seeded(3000 + seed)) for x in (means, pixels))
+        sets = {"learned": learned_from(means, views, seed, **LEARN)}
+        if size == 400 and epsilon in (math.inf, 1.0, 0.3):
+            sets["pixel means"] = 28 * normalize(pixels).view(10, 1, 28, 28)
+        for name, images in sets.items():
+            auc = {}
+            for attack, space in spaces.items():
+                near, far = (own_distance(images, data, space) for data in (used, unused))
+                auc[attack] = round(float((near[:, None] < far).double().mean()), 4)
+            table.judge({**key, "method": name}, replace(used, images=images, labels=torch.arange(10)), unused,
+                        networks=1, recipe=Recipe(), auc=auc, sigma=round(sigma, 3))
+        weights = private_readout(used, sigma, seeded(4000 + seed), **READOUT)
+        right = (unit_pixels(unused) @ weights.T).argmax(1) == unused.labels
+        accuracies = Accuracies(right[None, None])
+        table.add({**key, "method": "linear classifier", "accuracies": results.pack(accuracies)})
+        print(f"{key}, linear: {accuracies}", flush=True)
 
 
 def some_used(whole, seed, size):
@@ -826,7 +827,7 @@ def main():
         case "clients":
             clients(table, asked.runs)
         case "protect":
-            protect(table)
+            protect(table, asked.runs)
         case "rough":
             rough(table, asked.data)
         case "leak":
