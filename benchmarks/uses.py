@@ -639,7 +639,8 @@ def protect(table, folder):
         means = files.read(path, keys=["means"])["means"]
         pixels = torch.stack([unit_pixels(used.select(rows)).mean(0) for rows in used.rows_of_class])
         sigma = noise_scale(epsilon, DELTA)
-        means, pixels = (x + sigma / size * torch.randn(x.shape, generator=seeded(3000 + seed)) for x in (means, pixels))
+        noise = seeded(3000 + seed)
+        means, pixels = (x + sigma / size * torch.randn(x.shape, generator=noise) for x in (means, pixels))
         sets = {"learned": learned_from(means, views, seed, **LEARN)}
         if size == 400 and epsilon in (math.inf, 1.0, 0.3):
             sets["pixel means"] = 28 * normalize(pixels).view(10, 1, 28, 28)
