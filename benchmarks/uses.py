@@ -6,9 +6,13 @@
     python benchmarks/uses.py --runs FOLDER private
     python benchmarks/uses.py --runs FOLDER cut
     python benchmarks/uses.py --runs FOLDER bytes
+    python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz photograph-bytes
+    python benchmarks/uses.py --runs FOLDER clients
     python benchmarks/uses.py --runs FOLDER leak
+    python benchmarks/uses.py --runs FOLDER protect
     python benchmarks/uses.py --runs FOLDER seconds
     python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz time
+    python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz rough
 
 On the library's digits: ``continual`` trains networks on what a memory holds after each of five tasks of two classes,
 in five orders; ``photographs`` does that with the stored set of CIFAR-10, in three (x_train, y_train, x_test, y_test);
@@ -16,24 +20,34 @@ in five orders; ``photographs`` does that with the stored set of CIFAR-10, in th
 images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits;
 ``private`` follows runs from real images and from noise, and measures how near their images are to those that were
 used; ``cut`` takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the
-room they take; ``leak`` measures how well distances tell who was used, by how many images a class had; ``seconds``
-measures what each proxy of ``search`` costs; ``time`` asks how soon a training on all real images reaches what one on a
-learned set does. FOLDER keeps the sets that were made. Results go to dmtutor/results/uses.json, row by row, so a run
-that was stopped goes on where it was. One thread does the work: about 25 minutes for ``continual``, 25 for
-``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak`` and ``time``, 10 for each of the others.
+room they take, ``photograph-bytes`` those of photographs, with the sets that ``beyond.py condense`` made in the same
+FOLDER; ``clients`` compares what ten clients may send; ``leak`` measures how well distances tell who was used, by how
+many images a class had, ``protect`` what noise on the class means costs and hides; ``seconds`` measures what each proxy
+of ``search`` costs; ``time`` asks how soon a training on all real images reaches what one on a learned set does;
+``rough`` by which step photographs become rough. FOLDER keeps the sets that were made. Results go to
+dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the work: about
+25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak``, ``protect``,
+``photograph-bytes`` and ``time``, 10 for each of the others.
 """
 
 import argparse
+import io
 import itertools
+import math
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from statistics import NormalDist
 
+import beyond
 import numpy as np
 import torch
-from cifar10 import split
+from cifar10 import as_set, split
+from PIL import Image
 from store import Table, seeded
 from torch.nn.functional import normalize
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from dmtutor import (
     Accuracies,
@@ -42,6 +56,7 @@ from dmtutor import (
     Recipe,
     condense,
     dm_steps,
+    files,
     from_arrays,
     herding,
     keyed_generator,
@@ -51,6 +66,7 @@ from dmtutor import (
 )
 from dmtutor.coresets import embedded
 from dmtutor.distribution_matching import DMSteps, mean_distance
+from dmtutor.embeddings import RandomConvNets
 from dmtutor.evaluation import correctness, train_network
 from dmtutor.steps import start
 
@@ -172,6 +188,10 @@ STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are f
     *((name, ipc, 8) for name, ipc in ((HERDING, 4), (HERDING, 1), ("Random", 4), ("Random", 1))),
     *(("DM", 1, bits) for bits in (4, 2)),
     (HERDING, 8, 1),  # eight of 1 bit in the room of one of 8
+    ("DM", 2, 4),  # and two of 4
+    *((HERDING, ipc, 1) for ipc in (4, 16)),
+    (HERDING, 4, 2),
+    ("DM", 4, 4),
     ("Reservoir", 1, 8),
     *((name, ipc, 8) for ipc in (2, 10) for name in (HERDING, "Random")),
     *(("DM", ipc, bits) for ipc in (10, 4) for bits in (8, 32)),
@@ -220,6 +240,193 @@ def stored(data, bits):
     if bits >= 16:
         return data if bits == 32 else replace(data, images=data.images.half().float())
     return data.quantized(bits)
+
+
+# Photographs by their bytes ------------------------------------------------------------------------------------------
+
+PHOTOGRAPHS = (  # what is kept, images of a class or, of files, bytes; how
+    *(("DM", 1, how) for how in ("8 bits", "4 bits", "32 bits")),
+    *((name, ipc, "8 bits") for ipc in (1, 4) for name in (HERDING, "Random")),
+    *((name, 3072, "webp") for name in (HERDING, "Random")),  # as many as fit in the bytes of one at 8 bits
+    *((name, 1, "8 bits") for name in ("DM, tiles", "Herded tiles")),
+    *(("DM", 10, how) for how in ("8 bits", "4 bits", "webp")),
+    *((name, 10, "8 bits") for name in (HERDING, "Random")),
+    ("Herded tiles", 3072, "webp"),
+    (HERDING, 30_720, "webp"),
+    *(("DM, tiles", 1, how) for how in ("4 bits", "webp")),
+    *(("DM", ipc, "16 bits") for ipc in (1, 10)),
+    (HERDING, 40, "8 bits"),
+)
+MADE_BY = {"DM": "DM, larger step", "DM, tiles": "+ decoding, 550 steps"}
+PHOTOGRAPH_JUDGE = {"steps": 500, "lr": 0.01}
+QUALITY = 20  # of a WebP file, of 0 … 100
+
+
+def photographs_by_bytes(table, folder, path):
+    """Three memories of each kind, on every other test image; a file's quality is chosen on validation images."""
+    real, validation, test = split(path)
+    judge = {"networks": 1, "recipe": Recipe(**PHOTOGRAPH_JUDGE)}
+    test = test.select(torch.arange(0, len(test), 2))
+
+    def score(key, images, *kept):
+        if table.find(**key) is None:
+            sets, sizes = zip(*(pressed(photograph_set(real, *kept[:2], seed, folder), *kept[1:])
+                                for seed in range(3)), strict=True)
+            sizes = [round(size) for size in sizes]
+            counts = [round(len(s) / 10, 1) for s in sets]
+            table.judge(key, list(sets), images, **judge, bytes=sizes, images_of_class=counts)
+
+    for quality in (10, QUALITY, 50, 80):
+        key = {"experiment": "photograph bytes, quality", "quality": quality}
+        score(key, validation, HERDING, 3072, "webp", quality)
+    for name, ipc, how in PHOTOGRAPHS:
+        score({"experiment": "photograph bytes", "memory": name, "ipc": ipc, "store": how}, test, name, ipc, how)
+
+
+@cache
+def photograph_set(real, name, ipc, seed, folder):
+    """What one learner keeps, the first choice first; if ``ipc`` is a number of bytes, more than they can hold."""
+    if name in MADE_BY:
+        state = files.read(beyond.run_file(folder, MADE_BY[name], ipc, seed), keys=["state"])["state"]
+        meta = {**real.meta, **({"factor": 2} if name == "DM, tiles" else {})}
+        return replace(as_set(real, state["images"], ipc), meta=meta)
+    most = 160 if ipc > 1000 else ipc
+    if name == "Herded tiles":
+        return beyond.herded_tiles(real, min(most, 50), seed, folder)[0]
+    if name == "Random":
+        return random_subset(real, most, generator=seeded(seed))
+    path = folder / f"photographs-herded-{seed}.pt"
+    if not path.exists():
+        herded(real, seed).save(path)
+    return prefix(LabeledImages.load(path), most)
+
+
+def herded(real, seed):
+    """Chosen from a thousand of each class, in the embedding of a random network."""
+    some = random_subset(real, 1000, generator=seeded(200 + seed))
+    network = Recipe(**PHOTOGRAPH_JUDGE).network(real.images[:1], 10, generator=seeded(100 + seed)).eval()
+    return herding(some, 160, embed=network.embed)
+
+
+def pressed(data, ipc, how, quality=QUALITY):
+    """The images as they come back, and the bytes of a class; as many files as fit, if ``ipc`` is a number of bytes."""
+    if how != "webp":
+        bits = int(how.split()[0])
+        return stored(data, bits), bits / 8 * data.images[0].numel() * len(data) / len(data.classes)
+    written = [as_file(pixels, quality) for pixels in data.pixels.clamp(0, 1)]
+    sizes = torch.tensor([len(file) for file in written])
+    most = ipc if ipc > 1000 else math.inf
+    rows = torch.cat([rows[sizes[rows].cumsum(0) <= most] for rows in data.rows_of_class])
+    kept = data.select(rows)
+    pixels = torch.stack([to_tensor(Image.open(io.BytesIO(written[row]))) for row in rows])
+    back = replace(kept, images=(pixels - data.mean.view(-1, 1, 1)) / data.std.view(-1, 1, 1))
+    return back, float(sizes[rows].sum()) / len(data.classes)
+
+
+def as_file(pixels, quality):
+    """An image in [0, 1] as a WebP file."""
+    file = io.BytesIO()
+    to_pil_image(pixels).save(file, "webp", quality=quality, method=6)
+    return file.getvalue()
+
+
+# Sent by clients -----------------------------------------------------------------------------------------------------
+
+CLIENTS = 10
+LEAST = 10  # of a class with fewer images a client sends nothing
+ROUNDS = {8: (1, 2, 5, 10, 20, 40), 32: (1, 2, 5, 10)}  # by the network's width
+LOCAL = {"steps": 20, "lr": 0.01, "batch_size": 32}
+
+
+def clients(table, folder):
+    """Digits spread unevenly over ten clients: learned or chosen images sent once, or weights sent in rounds."""
+    train, test = load("mnist5k")
+    for seed in range(3):
+        parts = uneven_parts(train, seed)
+        for name, ipc, bits in (("DM", 1, 8), (HERDING, 1, 8), (HERDING, 8, 1), ("Random", 1, 8)):
+            key = {"experiment": "clients", "sent": name, "ipc": ipc, "bits": bits, "seed": seed}
+            if table.find(**key) is None:
+                sent = [stored(from_client(folder, part, name, ipc, seed, i), bits) for i, part in enumerate(parts)]
+                count = sum(map(len, sent))
+                table.judge(key, in_proportion(sent, parts), test, networks=1, recipe=Recipe(), images=count,
+                            bytes=count * bits * 98, parts=[part.counts.tolist() for part in parts])
+        for width in ROUNDS:
+            averaged(table, parts, test, seed, width)
+
+
+def uneven_parts(train, seed):
+    """Each class divided among the clients by shares from a Dirichlet distribution, all parameters 0.3."""
+    shares = np.random.default_rng(seed).dirichlet([0.3] * CLIENTS, size=len(train.classes))
+    rows = [[] for _ in range(CLIENTS)]
+    for of_class, share in zip(train.rows_of_class, shares, strict=True):
+        order = of_class[torch.randperm(len(of_class), generator=seeded(seed))]
+        cuts = (share.cumsum()[:-1] * len(order)).round().astype(int).tolist()
+        for mine, part in zip(rows, order.tensor_split(cuts), strict=True):
+            mine.append(part)
+    return [train.select(torch.cat(mine)) for mine in rows]
+
+
+def from_client(folder, part, name, ipc, seed, client):
+    """What a client sends: images of the classes of which it has enough."""
+    classes = [c for c, count in enumerate(part.counts.tolist()) if count >= max(LEAST, ipc)]
+    own = part.select(torch.isin(part.labels, torch.tensor(classes)))
+    if name == "DM":
+        path = folder / f"client{client}-ipc{ipc}-{seed}.pt"
+        if not path.exists():
+            config = DMConfig(ipc=ipc, init="noise", iterations=300)
+            dm_steps(own, config=config, generator=seeded(seed), classes=classes).finish().save(path)
+        return LabeledImages.load(path)
+    # The rules choose of every class there is, so the classes get new numbers for them.
+    numbers = torch.searchsorted(torch.tensor(classes), own.labels)
+    few = replace(own, labels=numbers, classes=tuple(own.classes[c] for c in classes))
+    if name == "Random":
+        chosen = random_subset(few, ipc, generator=seeded(seed))
+    else:
+        network = Recipe().network(part.images, 10, generator=seeded(100 + seed)).eval()
+        chosen = herding(few, ipc, embed=network.embed)
+    return replace(chosen, labels=torch.tensor(classes)[chosen.labels], classes=part.classes)
+
+
+def in_proportion(sent, parts):
+    """All that was sent; an image is there as often as it stands for ten of a client's."""
+    times = [(part.counts[s.labels] / s.counts[s.labels] / 10).round().long().clamp(1) for s, part in
+             zip(sent, parts, strict=True)]
+    return replace(sent[0], images=torch.cat([s.images for s in sent]).repeat_interleave(torch.cat(times), 0),
+                   labels=torch.cat([s.labels for s in sent]).repeat_interleave(torch.cat(times)))
+
+
+def averaged(table, parts, test, seed, width):
+    """Federated averaging: every client trains on and sends how its weights changed, a byte a number; their mean, by
+    numbers of images, goes back."""
+    key = {"experiment": "clients", "sent": "weights", "width": width, "seed": seed}
+    if table.find(**key):
+        return
+    recipe, draw = Recipe(width=width), seeded(seed)
+    network = recipe.network(test.images[:1], 10, generator=draw)
+    size = sum(p.numel() for p in network.parameters())
+    shares = torch.tensor([len(part) / sum(map(len, parts)) for part in parts])
+    answers = {}
+    for round_ in range(1, max(ROUNDS[width]) + 1):
+        start, trained = [p.detach().clone() for p in network.parameters()], []
+        for part in parts:
+            network.load_parameters(start)
+            go_on(network.requires_grad_(True), part, draw=draw, **LOCAL)
+            trained.append([eight_bits(p.detach() - old) for p, old in zip(network.parameters(), start, strict=True)])
+        changes = [torch.einsum("n,n...->...", shares, torch.stack(each)) for each in zip(*trained, strict=True)]
+        network.load_parameters([old + change for old, change in zip(start, changes, strict=True)])
+        if round_ in ROUNDS[width]:
+            answers[round_] = Accuracies(correctness(network.eval(), test)[None, None])
+    for round_, accuracies in answers.items():
+        table.add({**key, "rounds": round_, "parameters": size, "bytes": size * CLIENTS * round_,
+                   "accuracies": results.pack(accuracies)})
+        print(f"{key}, {round_} rounds: {accuracies}", flush=True)
+
+
+def eight_bits(x):
+    """The nearest of 256 levels between the least and the largest value."""
+    low, high = x.aminmax()
+    step = ((high - low) / 255).clamp(min=1e-12)
+    return low + step * ((x - low) / step).round()
 
 
 # The choice of a network ---------------------------------------------------------------------------------------------
@@ -376,10 +583,7 @@ def leak(table):
         key = {"experiment": "leak", "init": init, "size": size, "seed": seed}
         if table.find(**key):
             continue
-        draw = seeded(1000 + seed)
-        rows = [rows[torch.randperm(len(rows), generator=draw)] for rows in whole.rows_of_class]
-        used = whole.select(torch.cat([of_class[:size] for of_class in rows]))
-        unused = whole.select(torch.cat([of_class[-100:] for of_class in rows]))
+        used, unused = some_used(whole, seed, size)
         steps = dm_steps(used, config=DMConfig(ipc=1, init=init, iterations=500), generator=seeded(seed))
         first = to(steps.images, used.images).argmin(1)
         images = steps.finish().images
@@ -401,6 +605,161 @@ def own_distance(images, data, spaces):
         (normalize(embedded(data.images, space)) - normalize(space(images))[data.labels]).norm(dim=1)
         for space in spaces
     ]).mean(0)
+
+
+# Protected by noise --------------------------------------------------------------------------------------------------
+
+DELTA = 1 / 4000
+PROTECTED = (  # images of a class, and ε
+    *((400, epsilon) for epsilon in (math.inf, 1.0)),
+    *((size, epsilon) for size in (40, 4) for epsilon in (math.inf, 1.0)),
+    *((400, epsilon) for epsilon in (0.3, 10.0, 3.0)),
+    *((size, epsilon) for size in (40, 4) for epsilon in (10.0,)),
+)
+VIEWS = 32  # networks
+LEARN = {"steps": 500, "lr": 100.0}  # these, and those of the classifier, were chosen on a draw that is not judged
+READOUT = {"steps": 50, "lr": 30.0}
+
+
+def protect(table, folder):
+    """Images learned from class means with noise, beside the means themselves and a linear classifier with noise."""
+    train, test = load("mnist5k")
+    whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
+    attackers = [Recipe().network(whole.images, 10, generator=seeded(200 + i)).eval() for i in range(5)]
+    spaces = {"pixels": [lambda x: x.flatten(1)], "random networks": [n.embed for n in attackers]}
+    for (size, epsilon), seed in itertools.product(PROTECTED, range(3)):
+        key = {"experiment": "protect", "size": size, "epsilon": epsilon if epsilon < math.inf else None, "seed": seed}
+        if table.find(**key, method="linear classifier"):
+            continue
+        used, unused = some_used(whole, seed, size)
+        views = UnitViews(used, seed)
+        path = folder / f"protect-means-{size}-{seed}.pt"
+        if not path.exists():
+            files.write({"means": views.means(used)}, path)
+        means = files.read(path, keys=["means"])["means"]
+        pixels = torch.stack([unit_pixels(used.select(rows)).mean(0) for rows in used.rows_of_class])
+        sigma = noise_scale(epsilon, DELTA)
+        noise = seeded(3000 + seed)
+        means, pixels = (x + sigma / size * torch.randn(x.shape, generator=noise) for x in (means, pixels))
+        sets = {"learned": learned_from(means, views, seed, **LEARN)}
+        if size == 400 and epsilon in (math.inf, 1.0, 0.3):
+            sets["pixel means"] = 28 * normalize(pixels).view(10, 1, 28, 28)
+        for name, images in sets.items():
+            auc = {}
+            for attack, space in spaces.items():
+                near, far = (own_distance(images, data, space) for data in (used, unused))
+                auc[attack] = round(float((near[:, None] < far).double().mean()), 4)
+            table.judge({**key, "method": name}, replace(used, images=images, labels=torch.arange(10)), unused,
+                        networks=1, recipe=Recipe(), auc=auc, sigma=round(sigma, 3))
+        weights = private_readout(used, sigma, seeded(4000 + seed), **READOUT)
+        right = (unit_pixels(unused) @ weights.T).argmax(1) == unused.labels
+        accuracies = Accuracies(right[None, None])
+        table.add({**key, "method": "linear classifier", "accuracies": results.pack(accuracies)})
+        print(f"{key}, linear: {accuracies}", flush=True)
+
+
+def some_used(whole, seed, size):
+    """``size`` images of each class that are used, and 100 that are not."""
+    draw = seeded(1000 + seed)
+    rows = [rows[torch.randperm(len(rows), generator=draw)] for rows in whole.rows_of_class]
+    return (whole.select(torch.cat([of_class[:size] for of_class in rows])),
+            whole.select(torch.cat([of_class[-100:] for of_class in rows])))
+
+
+class UnitViews:
+    """An image as one vector of length one: what random networks see in it, about what they see in noise."""
+
+    def __init__(self, real, seed):
+        shape, draw = real.images.shape[1:], seeded(seed)
+        networks = RandomConvNets(shape, networks=VIEWS, generator=draw)
+        self.networks = [networks[r] for r in range(VIEWS)]
+        noise = torch.randn(100, *shape, generator=draw)
+        self.centers = [network.embed(noise).mean(0) for network in self.networks]
+
+    def of(self, r, images):
+        """The part of the r-th network, of length 1 / √VIEWS: (n, C, H, W) → (n, d')."""
+        return normalize(self.networks[r].embed(images) - self.centers[r]) / VIEWS**0.5
+
+    @torch.no_grad()
+    def means(self, real):
+        """Of each class, (VIEWS, K, d')."""
+        return torch.stack([
+            torch.stack([embedded(real.of_class(c), lambda x, r=r: self.of(r, x)).mean(0) for c in range(10)])
+            for r in range(VIEWS)
+        ])
+
+
+def learned_from(means, views, seed, steps, lr):
+    """One image of each class, from noise, by descent on the distance to given means: all of DM but its data."""
+    draw = seeded(seed)
+    images = torch.randn(10, 1, 28, 28, generator=draw)
+    for step in range(steps):
+        r = int(torch.randint(VIEWS, (), generator=draw))
+        seen = images.clone().requires_grad_()
+        loss = VIEWS * (means[r] - views.of(r, seen)).square().sum()
+        images = images - lr * (1 - step / steps) * torch.autograd.grad(loss, seen)[0]
+    return images
+
+
+def noise_scale(epsilon, delta):
+    """σ with which a sum of vectors no longer than 1 is (ε, δ)-private when one is added or left out.
+
+    The analytic Gaussian mechanism: Balle & Wang, ICML 2018, theorem 8.
+    """
+    if epsilon == math.inf:
+        return 0.0
+    low, high, cdf = 1e-2, 1e4, NormalDist().cdf
+    for _ in range(100):
+        sigma = (low * high) ** 0.5
+        leaked = cdf(0.5 / sigma - epsilon * sigma) - math.exp(epsilon) * cdf(-0.5 / sigma - epsilon * sigma)
+        low, high = (sigma, high) if leaked > delta else (low, sigma)
+    return high
+
+
+def unit_pixels(data):
+    return normalize(data.images.flatten(1))
+
+
+def private_readout(used, sigma, draw, steps, lr):
+    """Logistic regression by descent on all images, each gradient clipped to 1, noise in each sum of them.
+
+    The noise is √steps as large, so all steps together are as private as one sum with σ (Gaussian mechanisms compose
+    to one: Dong, Roth & Su, 2022).
+    """
+    x, y = unit_pixels(used), torch.nn.functional.one_hot(used.labels).float()
+    weights = torch.zeros(10, x.shape[1])
+    for _ in range(steps):
+        error = (x @ weights.T).softmax(1) - y
+        error = error / error.norm(dim=1, keepdim=True).clamp(min=1)
+        noise = sigma * steps**0.5 * torch.randn(weights.shape, generator=draw)
+        weights = weights - lr * (error.T @ x + noise) / len(x)
+    return weights
+
+
+# Rough photographs ---------------------------------------------------------------------------------------------------
+
+STEPS_OF_ROUGH = {1: (0.1, 1.0, 10.0), 10: (1.0, 10.0, 100.0)}
+
+
+def rough(table, path):
+    """How rough photographs become, by the step size: at one image of a class, and at ten with ten times the step."""
+    real, validation, _ = split(path)
+    recipe = Recipe(**PHOTOGRAPH_JUDGE)
+    for seed, (ipc, steps) in itertools.product(range(2), STEPS_OF_ROUGH.items()):
+        for lr in steps:
+            key = {"experiment": "rough", "ipc": ipc, "lr_img": lr, "seed": seed}
+            if table.find(**key) is None:
+                config = DMConfig(ipc=ipc, lr_img=lr, iterations=150, batch_real=16)
+                run = dm_steps(real, config=config, generator=seeded(seed))
+                first, images = run.synthetic, run.finish()
+                table.judge(key, images, validation, networks=1, recipe=recipe,
+                            roughness=roughness(images), at_start=roughness(first))
+
+
+def roughness(data):
+    """Mean size of the step from a pixel to the next, over the mean size of that two pixels on."""
+    x = data.pixels
+    return round(float(x.diff(dim=-1).abs().mean() / (x[..., 2:] - x[..., :-2]).abs().mean()), 4)
 
 
 # Smaller sets --------------------------------------------------------------------------------------------------------
@@ -440,10 +799,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path)
-    tasks = ("continual", "photographs", "search", "private", "cut", "bytes", "leak", "seconds", "time")
+    tasks = ("continual", "photographs", "search", "private", "cut", "bytes", "photograph-bytes", "clients", "leak",
+             "protect", "seconds", "time", "rough")
     parser.add_argument("task", choices=tasks)
     asked = parser.parse_args()
-    if asked.task in ("photographs", "search", "time") and not asked.data:
+    if asked.task in ("photographs", "photograph-bytes", "search", "time", "rough") and not asked.data:
         parser.error(f"--data is required for {asked.task}")
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
@@ -463,6 +823,14 @@ def main():
             cut(table, asked.runs)
         case "bytes":
             by_bytes(table, asked.runs)
+        case "photograph-bytes":
+            photographs_by_bytes(table, asked.runs, asked.data)
+        case "clients":
+            clients(table, asked.runs)
+        case "protect":
+            protect(table, asked.runs)
+        case "rough":
+            rough(table, asked.data)
         case "leak":
             leak(table)
         case "seconds":
