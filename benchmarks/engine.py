@@ -2,7 +2,6 @@
 
     python benchmarks/engine.py                                   # ours, some minutes
     python benchmarks/engine.py --reference PATH [--rounds 5]     # beside the published code, PATH a clone of it
-    python benchmarks/engine.py --reference PATH --into again     # into another file, dmtutor/results/engine_again.json
 
 CIFAR-10-shaped noise, ten images per class, 256 real ones, ConvNet-3/128, six operations. Every variant lives in a
 process of its own, and they take turns, one iteration each, so that what else the machine does meets all alike. The
@@ -144,7 +143,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--reference", type=Path, help="a clone of the published code")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--into", help="what the name of the result file ends with")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
@@ -160,8 +158,7 @@ def main():
         convolution = rate(2 * 9 * 128**2 * 16 * 16**2, lambda: F.conv2d(x, w, padding=1))
         x, w = torch.randn(1, 4096, 64, 64).to(memory_format=torch.channels_last), torch.randn(4096, 4096, 1, 1)
         pointwise = rate(2 * 4096**3, lambda: F.conv2d(x, w), repeats=5)
-    name = f"engine_{asked.into}" if asked.into else "engine"
-    table = Table(name, new=True, command="python benchmarks/engine.py --reference PATH")
+    table = Table("engine", new=True, command="python benchmarks/engine.py --reference PATH")
     print(f"matrix product {product:.0f} GFLOP/s, as a 1×1 convolution {pointwise:.0f}, middle convolution "
           f"{convolution:.0f}; an iteration {flop / 1e9:.0f} GFLOP")
     base = median(seconds[PUBLISHED[0] if asked.reference else names[0]])
