@@ -22,12 +22,12 @@ images of MNIST in MNIST.npz (x_test, y_test), none of which is among the librar
 used; ``cut`` takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the
 room they take, ``photograph-bytes`` those of photographs, with the sets that ``beyond.py condense`` made in the same
 FOLDER; ``clients`` compares what ten clients may send; ``leak`` measures how well distances tell who was used, by how
-many images a class had, ``protect`` what noise on the class means costs and hides; ``seconds`` measures what each proxy
-of ``search`` costs; ``time`` asks how soon a training on all real images reaches what one on a learned set does;
-``rough`` by which step photographs become rough. FOLDER keeps the sets that were made. Results go to
-dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the work: about
-25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak``, ``protect``,
-``photograph-bytes`` and ``time``, 10 for each of the others.
+many images a class had, ``protect`` what noise on the class means costs and hides, beside those means alone;
+``seconds`` measures what each proxy of ``search`` costs; ``time`` asks how soon a training on all real images reaches
+what one on a learned set does; ``rough`` by which step photographs become rough. FOLDER keeps the sets that were made.
+Results go to dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the
+work: about 25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak``,
+``protect``, ``photograph-bytes`` and ``time``, 10 for each of the others.
 """
 
 import argparse
@@ -658,6 +658,25 @@ def protect(table, folder):
         print(f"{key}, linear: {accuracies}", flush=True)
 
 
+def noisy_means(table):
+    """What the simplest release under the same promise reads: pixel means with noise, an image goes to the nearest."""
+    train, test = load("mnist5k")
+    whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
+    for size, epsilon, seed in itertools.product((400, 40), (0.3, 1.0, 3.0, 10.0, math.inf), range(3)):
+        key = {"experiment": "protect", "method": "noisy means", "size": size,
+               "epsilon": epsilon if epsilon < math.inf else None, "seed": seed}
+        if table.find(**key) is None:
+            used, unused = some_used(whole, seed, size)
+            means = torch.stack([unit_pixels(used.select(rows)).mean(0) for rows in used.rows_of_class])
+            sigma, right = noise_scale(epsilon, DELTA), []
+            for draw in range(10):
+                noisy = means + sigma / size * torch.randn(means.shape, generator=seeded(5000 + 100 * seed + draw))
+                right.append((unit_pixels(unused) @ normalize(noisy).T).argmax(1) == unused.labels)
+            accuracies = Accuracies(torch.stack(right)[None])  # a draw in the place of a network
+            table.add({**key, "accuracies": results.pack(accuracies), "sigma": round(sigma, 3)})
+            print(f"{key}: {accuracies}", flush=True)
+
+
 def some_used(whole, seed, size):
     """``size`` images of each class that are used, and 100 that are not."""
     draw = seeded(1000 + seed)
@@ -828,6 +847,7 @@ def main():
         case "clients":
             clients(table, asked.runs)
         case "protect":
+            noisy_means(table)
             protect(table, asked.runs)
         case "rough":
             rough(table, asked.data)
