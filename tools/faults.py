@@ -32,7 +32,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
     ],
     "07_dataset_distillation": [
         ("assert sum(learned) / JUDGES > sum(plain)", "learned, plain = plain, learned"),
-        ("assert low > 0.05 and sum(own)", "own = [sum(others) / len(others)] * 4"),
+        ("assert sum(own) / 4 > sum(others)", "own = [sum(others) / len(others)] * 4"),
     ],
     "08_gradient_matching": [
         ('assert end["DC"] < end["random"] - 0.03', 'end["DC"], end["random"] = end["random"], end["DC"]'),
