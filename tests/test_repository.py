@@ -54,6 +54,15 @@ def test_first_cell_says_in_one_line_what_to_do(tmp_path):
     assert run.returncode == 1 and run.stderr.count("\n") == 1 and "repository" in run.stderr
 
 
+def test_first_cell_installs_beside_a_folder_of_its_name(tmp_path, monkeypatch):
+    """A clone that lies where the notebook runs, or what a removed package left, can be imported and holds nothing."""
+    (tmp_path / "dmtutor").mkdir()
+    monkeypatch.setenv("DMTUTOR_SOURCE", str(tmp_path / "nowhere"))
+    cell = (ROOT / "tools" / "first_cell.py").read_text()
+    run = subprocess.run([sys.executable, "-S", "-c", cell], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 1 and "Could not install" in run.stderr
+
+
 def test_first_cell_says_so_when_the_installation_fails(tmp_path, monkeypatch):
     monkeypatch.setenv("DMTUTOR_SOURCE", str(tmp_path / "nowhere"))
     cell = (ROOT / "tools" / "first_cell.py").read_text()

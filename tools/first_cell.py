@@ -1,7 +1,8 @@
 # On Colab: install dmtutor and nothing else. Where it is installed already, this cell does nothing.
 import importlib.util, os, subprocess, sys
 
-if importlib.util.find_spec("dmtutor") is None:
+found = importlib.util.find_spec("dmtutor")
+if found is None or found.origin is None:  # a folder that is only called dmtutor does not count
     source = os.environ.get("DMTUTOR_SOURCE", "git+https://github.com/your_account/dmtutor")
     if "/your_account/" in source:
         sys.exit("Where is dmtutor? Write the address of its repository into `source` and run this cell again.")
