@@ -348,7 +348,7 @@ def clients(table, folder):
             if table.find(**key) is None:
                 sent = [stored(from_client(folder, part, name, ipc, seed, i), bits) for i, part in enumerate(parts)]
                 count = sum(map(len, sent))
-                table.judge(key, in_proportion(sent, parts), test, networks=1, recipe=Recipe(), images=count,
+                table.judge(key, in_proportion(sent, parts), test, networks=1, recipe=Recipe(), count=count,
                             bytes=count * bits * 98, parts=[part.counts.tolist() for part in parts])
         for width in ROUNDS:
             averaged(table, parts, test, seed, width)
