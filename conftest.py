@@ -1,6 +1,6 @@
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from unittest import mock
 
 import faults
@@ -61,6 +61,6 @@ def pytest_runtest_setup(item):
 
 
 def pytest_collection_modifyitems(items):
-    """What takes long goes first, so that in the end no process waits for another."""
-    slow = {item.path for item in items if item.path.suffix == ".ipynb" or item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """The files that take longest go first, so that in the end no process waits for another."""
+    slow = Counter(item.path for item in items if item.path.suffix == ".ipynb" or item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.suffix != ".ipynb", -slow[item.path]))

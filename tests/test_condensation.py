@@ -230,6 +230,7 @@ def test_another_file_is_no_history_and_is_left_whole(tmp_path, monkeypatch, con
     assert (tmp_path / "notes.csv").read_text() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"average": 0.5}, {"method": "dc"}, {"method": "dd"}])
 def test_more_iterations_of_a_constant_step_are_one_longer_run(tmp_path, fields):
     fields = {**TINY, "schedule": "constant", **fields}
@@ -301,6 +302,7 @@ condense(real_images(), **LONG, checkpoint=sys.argv[1])
 LONG = {**TINY, "iterations": 200}
 
 
+@pytest.mark.slow
 def test_killed_at_some_moment_it_goes_on_to_the_same_bits(tmp_path):
     """A real `kill -9` of a process that writes its checkpoint all the time."""
     path = tmp_path / "run.pt"

@@ -391,6 +391,7 @@ def test_colour_images_of_any_shape():
     assert make(real).finish().images.shape == (4, 3, 10, 7)
 
 
+@pytest.mark.slow
 def test_it_learns():
     """On networks and batches that it has not seen, the learned images are nearer than the real ones it began with."""
     real = real_images((60, 60, 60))
@@ -457,6 +458,7 @@ def test_a_run_makes_no_copy_of_the_data():
 GLIBC = [int(part) for part in platform.libc_ver()[1].split(".")] if platform.libc_ver()[0] == "glibc" else [0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(GLIBC < [2, 35], reason="freed memory is glibc's matter, from 2.35 on")
 def test_freed_memory_is_kept_for_the_next_tensor():
     """Page faults, in a fresh process: every 4 KB that the system has to clear is one."""
@@ -523,6 +525,7 @@ def test_translated_it_is_the_same_and_translated_once(shape, amp, backend, monk
     assert difference < (0.1 if amp else 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at it, else hidden
 def test_translations_of_many_runs_do_not_take_each_other_s_place(monkeypatch):
     """torch keeps eight of one piece of code; a translation that the caller has made stays."""
@@ -665,6 +668,7 @@ def test_a_state_is_a_copy():
     assert all(torch.equal(state[k], copies[k]) for k in copies)
 
 
+@pytest.mark.slow
 def test_an_interruption_anywhere_in_a_step_leaves_a_state_to_go_on_from():
     real = real_images((3, 3))
     fields = {"ipc": 1, "iterations": 2, "depth": 1, "batch_real": 2, "augment": "none"}

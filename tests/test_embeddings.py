@@ -124,6 +124,7 @@ def test_fourier_parameters_are_checked(options, error, message):
 # Random networks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["instance", "layer", "group", "none"])
 @pytest.mark.parametrize("unequal", [False, True])
 def test_mmd_under_the_kernel_is_the_mean_of_distribution_matchings_loss(norm, unequal):
@@ -196,6 +197,7 @@ def test_no_more_than_a_block_is_in_a_network(monkeypatch):
     assert max(seen) == IMAGES and sum(seen) == 2 * (700 + 700 + 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, IMAGES + 2])
 def test_gradients(n):
     """Those in blocks are those of the plain formula; second derivatives included."""

@@ -266,6 +266,7 @@ def test_one_run_at_a_time(tmp_path):
         list(pool.map(take, range(2)))
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_process_that_was_killed_holds_nobody(tmp_path):
     code = "import os, sys; from dmtutor import files\nwith files.locked(sys.argv[1]): os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "S.pt")]).returncode == -9

@@ -266,6 +266,7 @@ def test_a_set_that_is_the_class_has_no_loss():
 # The three loops -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ipc", "updates"), [(1, 0), (10, 450), (50, 980)])
 def test_the_published_schedule_updates_a_network_0_450_980_times(ipc, updates, monkeypatch):
     config = DCConfig.reference(ipc=ipc, width=1, depth=1, iterations=LOOPS[ipc][0] + 1, batch_real=1)
@@ -332,6 +333,7 @@ def test_training_leaves_the_images_alone():
     assert not steps.images.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["real", "noise"])
 def test_it_learns(init):
     """On networks and batches that it has not seen, the gradients of the learned images are nearer."""
@@ -427,6 +429,7 @@ def test_a_state_is_a_copy():
     assert all(torch.equal(state[k], copies[k]) for k in copies)
 
 
+@pytest.mark.slow
 def test_an_interruption_anywhere_in_a_step_leaves_a_state_to_go_on_from():
     """In the middle of the network's training, too."""
     real = real_images((3, 3), size=4)

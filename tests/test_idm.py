@@ -38,6 +38,7 @@ def written_out(steps):
     return total.detach(), *torch.autograd.grad(total, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 3, 16, "class", "all"])
 @pytest.mark.parametrize("fields", [{}, {"factor": 4}, {"factor": 1}, {"alpha": 0}, {"ipc": (1, 2, 1)},
                                     {"pool": 0, "alpha": 0}])
@@ -101,6 +102,7 @@ def test_the_pool_goes_from_a_random_network_to_a_trained_one():
     assert drawn == {id(weights) for weights in steps.pool}
 
 
+@pytest.mark.slow
 def test_the_cross_entropy_makes_the_network_sure():
     """Of what it is given; α = 0 leaves that to the means."""
     real, sure = real_images((40, 40, 40)), []

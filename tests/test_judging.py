@@ -29,6 +29,7 @@ def lines(capsys, *command):
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_unlike_sets_have_a_line_each_and_differences(folder, capsys):
     make("--output", "A.pt", "--seeds", "2")
     make("--output", "B.pt", "--seeds", "2", "--lr-img", "3")
@@ -54,6 +55,7 @@ def test_sets_that_differ_in_their_seed_alone_are_one(folder, capsys):
     fails(capsys, "evaluate A_0.pt ./A_0.pt --dataset data.npz", "must be different files; 'A_0.pt' is there twice")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export", ["B.npz", "B.pt", "B"])
 def test_what_export_wrote_is_read_back(folder, capsys, export):
     make("--output", "A.pt")
@@ -230,6 +232,7 @@ def meta(S, **changes):
     return replace(S, meta={**S.meta, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ODD)
 def test_odd_sets(folder, capsys, case):
     make("--output", "A.pt")

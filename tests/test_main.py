@@ -84,6 +84,7 @@ def test_condense_then_evaluate(folder, capsys):
     assert sorted(os.listdir()) == ["S.pt", "data.npz"]
 
 
+@pytest.mark.slow
 def test_evaluate_knows_a_named_data_set(folder, capsys):
     assert run(["condense", "--output", "S.pt", "--no-evaluate", *QUICK]) == 0
     out = capsys.readouterr().out
@@ -221,6 +222,7 @@ def test_by_default_a_run_is_saved_until_its_file_is_written(folder, capsys, mon
     assert (folder / "S.pt").read_bytes() == (folder / "whole.pt").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", ["1e20", "1e4"])
 @pytest.mark.parametrize("method", ["dm", "dsa"])
 def test_steps_that_are_too_large_end_in_advice(folder, capsys, method, lr):
@@ -233,6 +235,7 @@ def test_steps_that_are_too_large_end_in_advice(folder, capsys, method, lr):
     assert os.listdir() == ["data.npz"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_where_the_step_does_not_fall(folder, capsys):
     command = ["condense", "--dataset", "data.npz", "--no-evaluate", "--width", "4", "--ipc", "2", "--checkpoint",
                "run.pt"]
@@ -259,6 +262,7 @@ def test_a_checkpoint_is_gone_on_from(folder, capsys):
     fails(capsys, [*command, "--output", "S.pt", "--checkpoint", "run.pt", "--seed", "1"], "seed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["out", "out.npz", "out.pt"])
 def test_export_says_what_it_costs_and_judges_before_and_after(folder, capsys, output):
     run(["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, "--no-evaluate"])
@@ -285,6 +289,7 @@ def test_export_says_what_it_costs_and_judges_before_and_after(folder, capsys, o
     assert before.strip() == f"before: {expected}"
 
 
+@pytest.mark.slow
 def test_one_line_tells_what_will_be_done(folder, capsys, monkeypatch):
     command = ["condense", "--dataset", "data.npz", "--output", "S.pt", *QUICK, *JUDGE]
     expected = (
@@ -306,6 +311,7 @@ def test_one_line_tells_what_will_be_done(folder, capsys, monkeypatch):
     fails(capsys, [*command, "--dry-run"], "the drawing of a dry run must be a new file; 'S.pt.png' is there")
 
 
+@pytest.mark.slow
 def test_the_judges_operations_are_a_flag(folder, capsys, monkeypatch):
     """All sets that are compared are trained on with them, and the line says so; a set of its own is as it was."""
     recipes = []
@@ -370,6 +376,7 @@ def test_warnings_take_one_line_and_come_once(folder, capsys):
     assert err == "note: in 'more.npz' left out: notes\n" and out.count("\n") == 2
 
 
+@pytest.mark.slow
 def test_as_a_program(folder):
     """In a process of its own: bars on stderr, words on stdout; bad input takes one line and leaves no traceback."""
 
@@ -478,6 +485,7 @@ def test_from_noise_a_class_may_have_more_than_it_had(folder, capsys):
     assert capsys.readouterr().out.splitlines() == out.splitlines()[1:]
 
 
+@pytest.mark.slow
 def test_without_memory_it_says_so(folder, capsys, monkeypatch):
     for error in (MemoryError("Unable to allocate memory"), torch.OutOfMemoryError("CUDA out of memory."),
                   RuntimeError("DefaultCPUAllocator: can't allocate memory")):

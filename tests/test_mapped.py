@@ -83,6 +83,7 @@ def test_it_can_be_normalised_like_another_set_and_saved(both, tmp_path):
     assert isinstance(LabeledImages.load(tmp_path / "disk.pt").images, torch.Tensor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dm", "dc", "dd", "noise"])
 def test_a_run_is_the_same_to_the_bit(both, method):
     fields = {"ipc": 2, "iterations": 3, "batch_real": 5, "width": 4, "depth": 2, "augment": "crop_scale"}

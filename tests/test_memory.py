@@ -108,6 +108,7 @@ def test_what_a_method_draws_goes_to_the_device_in_the_same_copy():
     assert [t.dtype for t in double.drawn] == [torch.float64, torch.int64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("counts", [(6, 9, 7), (6, 4, 7)])  # the second has fewer images of a class than a batch
 def test_a_step_waits_for_nothing_and_mixes_nothing(method, counts):
@@ -157,6 +158,7 @@ def at_the_published_setting(block):
     return on_meta(dm_steps(real, config=config, generator=seeded()))
 
 
+@pytest.mark.slow
 def test_a_step_at_the_published_setting_is_few_operations_and_one_copy():
     counts = {}
     for block in ("all", "class", 16):

@@ -187,6 +187,7 @@ def test_u_is_unbiased_and_v_is_too_large_by_the_traces():
     assert (u < 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("block", [3, 100])
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -290,6 +291,7 @@ def test_the_witness_broadcasts_and_is_differentiable():
 # Closed form
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(st.integers(1, 3), st.floats(0.3, 3), st.integers(0, 1000))
 def test_the_closed_form_is_what_large_samples_give(d, h, seed):

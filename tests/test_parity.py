@@ -133,6 +133,7 @@ def compare(shape, dtype=torch.float64, steps_before=0, **fields):
     return float((loss - expected).abs() / expected), float((gradient - syn.grad).norm() / syn.grad.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_full_width_float64(shape, operation):

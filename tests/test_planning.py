@@ -14,6 +14,7 @@ def make(method, iterations, **fields):
     return steps(real_images(), config=config(**TINY, iterations=iterations, **fields), generator=seeded())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dm", "dc", "dd"])
 @pytest.mark.parametrize("done", [0, 3])
 def test_a_measured_run_is_the_run_it_was(method, done):

@@ -29,6 +29,8 @@ from dmtutor.mmd import Gaussian, Linear, mmd2, witness
 from dmtutor.networks import ConvNet
 from dmtutor.playgrounds import ALPHABET, SENTENCE, encode, script
 
+pytestmark = pytest.mark.slow
+
 DTYPE = torch.float64
 NAMES = "linear, gaussian, fourier, mmd2, witness, gradient, sgd, clouds, draw, worth, generator, decode, likeMnist, "
 NAMES += "ConvNet, SiameseAugment, DMSteps, trainNetwork, correct"
@@ -408,7 +410,6 @@ def test_the_answers_about_points_are_true(visit):
     assert found["judge"][1] == 19
 
 
-@pytest.mark.slow
 def test_the_answer_about_other_starts_is_true(visit):
     page = visit("points")
     page.locator("[data-preset=narrow]").click()
@@ -876,7 +877,6 @@ def test_digits_of_another_shape(data):
         playgrounds.digits(other, data[1])
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("CI"), reason="takes a minute; .ci/run has it")
 def test_the_answers_about_digits_are_true_and_the_digits_good(visit, data):
     """300 steps of each experiment; the first one's digits by the library's judge, against Random and its own."""

@@ -171,11 +171,13 @@ def test_own_axes_are_in_style_and_settings_stay():
     assert dict(plt.rcParams) == before
 
 
+@pytest.mark.slow
 def test_import_sets_nothing():
     code = "from matplotlib import rcParams as r; a = dict(r); import dmtutor.plotting; assert dict(r) == a"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_import_takes_no_more_than_it_needs():
     """Each of these would take half a second or more in every process that imports the library."""
     slow = {"scipy.stats", "torchvision", "torch._dynamo", "matplotlib"}

@@ -127,6 +127,7 @@ def bits(result):
     return [t.tolist() for t in result] if isinstance(result, list) else torch.as_tensor(result).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_global_generators_are_neither_advanced_nor_read(name):
     torch.manual_seed(1), np.random.seed(1), random.seed(1)

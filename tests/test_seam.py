@@ -97,6 +97,7 @@ def make(kind, block, real=None, **fields):
     return start(kind, kind.config_type, real, kind.config_type(**{**FIELDS, **fields}, block=block), seeded())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("kind", [DMSteps, Kernel, FourInOne, CrossEntropy, Trained, own.Frequencies, own.Kernel])
 @pytest.mark.parametrize("batch_real", [5, 7])  # 7 images are more than the second class has
@@ -186,6 +187,7 @@ def folder(tmp_path, monkeypatch):
 QUICK = ["--dataset", "data.npz", "--no-evaluate", "--ipc", "2", "--iterations", "4", "--width", "4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "flag"), [("Frequencies", "frequencies"), ("Kernel", "sigma")])
 def test_from_the_shell_by_its_module(folder, capsys, monkeypatch, name, flag):
     """Help, plan, one process and two, and a run that goes on: the same bytes."""

@@ -12,6 +12,8 @@ import torch
 import dmtutor.__main__ as shell
 from dmtutor import DMConfig, LabeledImages, condense, dm_steps, files, from_arrays, load, sharding
 
+pytestmark = pytest.mark.slow
+
 TINY = {"ipc": 2, "iterations": 5, "batch_real": 5, "width": 4, "depth": 2, "block": 3}
 FLAGS = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -260,7 +262,6 @@ sharding.finish()
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("CI"), reason="takes half a minute; .ci/run has it")
 def test_processes_and_threads_change_no_bit(tmp_path):
     """1, 2 and 3 processes of 1, 2 and 4 threads, at 1, 3 and 10 images per class, and the improved form at 2."""

@@ -253,6 +253,7 @@ def test_the_digits_are_kept_and_a_damaged_copy_is_made_anew(tmp_path, monkeypat
     assert os.listdir(path.parent) == ["mnist5k.npy"]
 
 
+@pytest.mark.slow
 def test_digits_without_a_home_and_without_pandas(tmp_path):
     code = "import sys, dmtutor; dmtutor.load(); print(*{'pandas', 'sklearn', 'mlxtend'} & set(sys.modules))"
     env = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME", "DMTUTOR_DATA")}

@@ -112,6 +112,7 @@ assert os.waitpid(child, 0)[1] == 0 and threads.parallel_map(lambda n: n + 1, pa
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_threads_of_its_own():
     """As in a data loader's worker: the parent's threads are not there, and work given to them would wait for ever."""
@@ -153,6 +154,7 @@ def with_threads(number, function):
     return function()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ipc", [1, 3, 10])
 @pytest.mark.parametrize("method", RUNS)
 def test_a_run_is_the_same_to_the_bit(method, ipc):

@@ -190,6 +190,7 @@ def test_a_checkpoint_and_a_file_keep_the_numbers(tmp_path):
         condense(real_images(COUNTS), ipc=(4, 2, 4), **fields, checkpoint=tmp_path / "run.pt")
 
 
+@pytest.mark.slow
 def test_processes_share_classes_of_different_sizes_to_the_bit(tmp_path):
     """Of a state that one process left, two make the file that one makes of all."""
     rng = np.random.default_rng(0)
