@@ -43,7 +43,7 @@ test: .venv/installed  ## lint, unit tests, every notebook, the book with warnin
 
 check: .venv/installed  ## while you work: lint, the quick unit tests, one chapter (CHAPTER=05)
 	$(MAKE) lint
-	$(TEST) $(BY_FILE) --nbval -m "not slow" --ignore tests/test_site.py dmtutor tests book/$(CHAPTER)_*.ipynb
+	$(TEST) $(BY_FILE) --nbval -m "not slow" dmtutor tests book/$(CHAPTER)_*.ipynb
 
 lint: .venv/installed
 	$(BIN)/ruff check .

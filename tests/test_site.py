@@ -11,6 +11,7 @@ import pytest
 from browser import served
 from browsing import unavailable
 
+pytestmark = pytest.mark.slow
 SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
 SOURCES = SITE.parent.parent / "book"
 MOVED = [page.name for page in SOURCES.glob("_moved/book/*.html")]  # they lead on, and are no pages
