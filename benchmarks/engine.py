@@ -2,14 +2,16 @@
 
     python benchmarks/engine.py                                   # ours, some minutes
     python benchmarks/engine.py --reference PATH [--rounds 5]     # beside the published code, PATH a clone of it
+    python benchmarks/engine.py --norm                            # torch's group norm alone, ten seconds
 
 CIFAR-10-shaped noise, ten images per class, 256 real ones, ConvNet-3/128, six operations. Every variant lives in a
 process of its own, and they take turns, one iteration each, so that what else the machine does meets all alike. The
 first iteration is not counted. ``layer by layer`` leaves norm, ReLU and pooling to torch. The published code runs as it
 is, and with what our library tells the allocator, to keep freed memory. Beside them stand the rates of a large matrix
 product, by ``@`` and as a 1×1 convolution, and of the network's own middle convolution, which bound what any engine can
-reach. Results go to dmtutor/results/engine.json; run it on a quiet machine. PATH is
-https://github.com/VICO-UoE/DatasetCondensation; nothing of it is copied.
+reach. ``--norm`` is a minimal case: torch's group norm, one channel a group, of one tensor in both layouts. Results go
+to dmtutor/results/engine.json; run it on a quiet machine. PATH is https://github.com/VICO-UoE/DatasetCondensation;
+nothing of it is copied.
 """
 
 import argparse
@@ -117,15 +119,27 @@ def seconds_in_turn(names, reference, rounds):
     return seconds
 
 
-def rate(flop, work, repeats=20):
-    """GFLOP/s, the best of some."""
+def fastest(work, repeats=20):
+    """Seconds, the least of some."""
     work()
     spent = []
     for _ in range(repeats):
         start = time.perf_counter()
         work()
         spent.append(time.perf_counter() - start)
-    return flop / min(spent) / 1e9
+    return min(spent)
+
+
+def norm(table):
+    """How long torch's group norm takes, forward, by layout and precision."""
+    for dtype, layout in itertools.product(("float32", "bfloat16"), ("contiguous_format", "channels_last")):
+        kind = {"dtype": getattr(torch, dtype)}
+        x, one = torch.randn(64, 128, 16, 16, **kind), torch.ones(128, **kind)
+        x = x.to(memory_format=getattr(torch, layout))
+        seconds = fastest(lambda x=x, one=one: F.group_norm(x, 128, one, one), repeats=10)
+        table.add({"variant": "group norm alone", "shape": list(x.shape), "dtype": dtype, "layout": layout,
+                   "seconds": [round(seconds, 6)]})
+        print(f"group norm alone, {dtype}, {layout}: {1000 * seconds:.2f} ms")
 
 
 def flops_of_a_class():
@@ -143,10 +157,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--reference", type=Path, help="a clone of the published code")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--norm", action="store_true", help="torch's group norm alone")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
         return serve(asked.serve, asked.reference)
+    if asked.norm:
+        return norm(Table("engine"))
     names = [*VARIANTS, *(PUBLISHED if asked.reference else [])]
     seconds = dict(zip(names, seconds_in_turn(names, asked.reference, asked.rounds), strict=True))
 
@@ -154,10 +171,10 @@ def main():
     a = torch.randn(4096, 4096)
     x, w = torch.randn(16, 128, 16, 16).to(memory_format=torch.channels_last), torch.randn(128, 128, 3, 3)
     with torch.no_grad():
-        product = rate(2 * 4096**3, lambda: a @ a, repeats=5)
-        convolution = rate(2 * 9 * 128**2 * 16 * 16**2, lambda: F.conv2d(x, w, padding=1))
+        product = 2 * 4096**3 / fastest(lambda: a @ a, repeats=5) / 1e9  # GFLOP/s
+        convolution = 2 * 9 * 128**2 * 16 * 16**2 / fastest(lambda: F.conv2d(x, w, padding=1)) / 1e9
         x, w = torch.randn(1, 4096, 64, 64).to(memory_format=torch.channels_last), torch.randn(4096, 4096, 1, 1)
-        pointwise = rate(2 * 4096**3, lambda: F.conv2d(x, w), repeats=5)
+        pointwise = 2 * 4096**3 / fastest(lambda: F.conv2d(x, w), repeats=5) / 1e9
     table = Table("engine", new=True, command="python benchmarks/engine.py --reference PATH")
     print(f"matrix product {product:.0f} GFLOP/s, as a 1×1 convolution {pointwise:.0f}, middle convolution "
           f"{convolution:.0f}; an iteration {flop / 1e9:.0f} GFLOP")
