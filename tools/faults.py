@@ -27,7 +27,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert sum(nearer) >= 6", "nearer[EIGHT] = False"),
     ],
     "06_full_algorithm": [
-        ("assert needed < 0.4 * plain", "needed = plain"),
+        ("assert 0.9 < forward_real / a_step", "a_step = forward_real"),
         ("assert marks[1] > marks[0] + 0.1", "marks = marks.flip(0)"),
     ],
     "07_dataset_distillation": [
