@@ -60,7 +60,8 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert score[0] + 0.05 < min(", "score[0], score[1] = score[1], score[0]"),
     ],
     "14_pretrained": [
-        ("assert sum(real_start[1:]) > sum(noise", "noise = real_start"),
+        ("assert sum(real_start[1:]) > sum(clouds", "clouds = real_start"),
+        ("assert agree[0.3] > 0.8", "agree[3] = agree[1]"),
         ("assert learned.mean > 0.9 * vectors.mean", "learned = random"),
     ],
     "15_uses": [
