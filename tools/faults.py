@@ -65,7 +65,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert learned.mean > 0.9 * vectors.mean", "learned = random"),
     ],
     "15_uses": [
-        ("assert min(reads) > 0.8", "reads[1] = reads[0] - 0.1"),
+        ("assert max(attacked) < 0.54", "attacked = [0.6]"),
         ("assert 1.8 < t_all[3] < 2.4", "all_read = [x - 10 for x in all_read]"),
         ("assert 2 < price[None].mean() - price[1.0].mean()", "price[1.0] = price[None]"),
     ],
