@@ -35,8 +35,8 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert sum(own) / 4 > sum(others)", "own = [sum(others) / len(others)] * 4"),
     ],
     "08_gradient_matching": [
-        ('assert end["DC"] < end["random"] - 0.03', 'end["DC"], end["random"] = end["random"], end["DC"]'),
-        ("assert whole < 0.5 and last > 0.85", "whole = last"),
+        ('assert end["DC"] < end["random"] - 0.05', 'end["DC"], end["random"] = end["random"], end["DC"]'),
+        ("assert whole.max() < 0.5 and last.min() > 0.85", "whole = last"),
     ],
     "09_fair_comparison": [
         ("assert 4.5 < sigma_a", "sigma_a = sigma_a / 2"),
