@@ -40,7 +40,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
     ],
     "09_fair_comparison": [
         ("assert 4.5 < sigma_a", "sigma_a = sigma_a / 2"),
-        ("assert pooled[20] < 0.45", "pooled = honest"),
+        ("assert 0.28 < pooled[20] < 0.36", "pooled = honest"),
     ],
     "10_digits_and_photographs": [
         ("assert [round(x, 1) for x in by_network]", "by_network.reverse()"),
