@@ -287,9 +287,8 @@ class DMSteps(Steps):
         return replace(synthetic, images=self.average.clone()) if self.config.average else synthetic
 
     def loss_and_gradient(self):
-        on_cpu = self.images.device.type == "cpu"
-        self.network.load_parameters(self.draw_weights(self.iteration) if on_cpu else self.sent.weights)
-        self.drawn = self._own_draws(self.iteration) if on_cpu else self.sent.drawn
+        self.network.load_parameters(self.sent.weights)
+        self.drawn = self.sent.drawn
         k = len(self.classes) if self.block == "all" else 1
         classes = [self.classes[i : i + k] for i in range(0, len(self.classes), k)]
         images = self.images.split([sum(self.ipc[c] for c in part) for part in classes])

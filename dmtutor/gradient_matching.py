@@ -224,7 +224,7 @@ class DCSteps(Steps):
         else:
             self.load_weights()
             self.train()
-        parts = enumerate(self.images.split(self.ipc))
+        parts = zip(self.sent.draws, self.images.split(self.ipc), strict=True)  # drawn before the threads begin
         matched = threads.parallel_map(self._match, parts, self.images.device)
         losses, gradients = zip(*matched, strict=True)
         return torch.stack(losses).sum(), torch.cat(gradients)
@@ -261,11 +261,9 @@ class DCSteps(Steps):
         loss = F.cross_entropy(logits, torch.full((len(images),), c, device=images.device))
         return torch.autograd.grad(loss, self.matched, create_graph=create_graph)
 
-    @torch.no_grad()
     def load_weights(self):
-        sizes = [p.numel() for p in self.parameters]
-        for p, values in zip(self.parameters, self.weights.split(sizes), strict=True):
-            p.copy_(values.view_as(p))
+        values = self.weights.split([p.numel() for p in self.parameters])
+        self.network.load_parameters([v.view_as(p) for v, p in zip(values, self.parameters, strict=True)])
 
 
 class DSASteps(DCSteps):

@@ -271,11 +271,7 @@ class Steps:
     def draw(self, *classes):
         """This iteration's real batches of these classes, one after the other, (Σ B, C, H, W), and an augmentation ω
         for each."""
-        if self.images.device.type == "cpu":
-            draws = [self._sample(c, self.iteration) for c in classes]
-        else:
-            draws = [self.sent.draws[c] for c in classes]
-        rows, omegas = zip(*draws, strict=True)
+        rows, omegas = zip(*(self.sent.draws[c] for c in classes), strict=True)
         return self.real.images[torch.cat(rows)], Draws.join(omegas)
 
     def batch_size(self, c):
@@ -291,7 +287,7 @@ class Steps:
 
     @property
     def sent(self):
-        """What this iteration draws, on a device other than the CPU."""
+        """What this iteration draws."""
         if self._sent.iteration != self.iteration:
             self.send(self.iteration)
         return self._sent
@@ -301,7 +297,8 @@ class Steps:
         rows, omegas = zip(*(self._sample(c, iteration) for c in self.classes), strict=True)
         omega, weights = Draws.join(omegas), self.draw_weights(iteration)
         everything = torch.cat(rows), omega.u.to(self.images.dtype), torch.cat([w.flatten() for w in weights])
-        all_rows, u, flat, *drawn = send([*everything, *self._own_draws(iteration)], self.images.device)
+        own = [t.to(self.images.dtype) if t.is_floating_point() else t for t in self.draws(iteration)]
+        all_rows, u, flat, *drawn = send([*everything, *own], self.images.device)
         if isinstance(self.real.images, torch.Tensor):  # what is on disk is read with the rows of the CPU
             rows = all_rows.split([len(r) for r in rows])
         parts = zip(rows, replace(omega, u=u).split(), strict=True)
@@ -319,10 +316,6 @@ class Steps:
         From ``keyed_generator(self.root, "method", iteration)``, so that every process and a resumed run draw the same.
         """
         return ()
-
-    def _own_draws(self, iteration):
-        """The same, numbers in the images' dtype."""
-        return [t.to(self.images.dtype) if t.is_floating_point() else t for t in self.draws(iteration)]
 
     @property
     def step_size(self):
