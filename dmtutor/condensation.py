@@ -28,7 +28,9 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
 
     Their ``meta`` holds the configuration, the seed and the versions. Where ``torch.distributed`` has been initialised,
     as ``torchrun -m dmtutor condense`` does, its processes share the classes. Every one returns the whole set, on a CPU
-    the same bits as from one process.
+    the same bits as from one process. Before any work, a TypeError if a field is not one of the configuration's, and a
+    ValueError if a value is out of range or does not fit the data; a FloatingPointError if the pixels leave all bounds,
+    as after steps that are too large. Such a state is not saved.
 
     Parameters
     ----------
@@ -55,15 +57,6 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
     **config_fields
         Other fields of the method's configuration: :class:`DMConfig`, :class:`IDMConfig`, :class:`DSAConfig`,
         :class:`DCConfig`, :class:`DDConfig`, or the ``config_type`` of your class.
-
-    Raises
-    ------
-    TypeError
-        If a field is not one of the configuration's.
-    ValueError
-        Before any work, if a value is out of range or does not fit the data.
-    FloatingPointError
-        If the pixels leave all bounds, as after steps that are too large. Such a state is not saved.
 
     Examples
     --------

@@ -16,23 +16,14 @@ def enlarge(images, factor):
     .. math:: f(s)_{ij} = U s_{ij} U^\top, \qquad U \in \mathbb{R}^{H \times H/r}
 
     for the tile :math:`s_{ij}` in row i and column j. The rows of U hold the weights of bilinear interpolation and sum
-    to 1. The map is linear, so the gradient by a tile is :math:`U^\top G U` for the gradient G by what is seen.
+    to 1. The map is linear, so the gradient by a tile is :math:`U^\top G U` for the gradient G by what is seen. It
+    returns the tiles of an image in a row, from left to right and from top to bottom: (n r², C, H, W).
 
     Parameters
     ----------
     images : Tensor, (n, C, H, W)
     factor : int
-        r, which divides H and W.
-
-    Returns
-    -------
-    Tensor, (n r², C, H, W)
-        The tiles of an image in a row, from left to right and from top to bottom.
-
-    Raises
-    ------
-    ValueError
-        If ``factor`` does not divide the sides.
+        r, which divides H and W, else a ValueError.
 
     References
     ----------
@@ -71,7 +62,7 @@ def shrink(images, factor):
 
 
 def decode(data):
-    """The set as a network sees it: what ``meta["factor"]`` says is undone.
+    """The set as a network sees it, `LabeledImages`: what ``meta["factor"]`` says is undone.
 
     `train_network`, `evaluate` and `export` do this themselves.
 
@@ -79,10 +70,6 @@ def decode(data):
     ----------
     data : LabeledImages
         Whose images hold factor² tiles each, or ordinary ones, which are returned as they are.
-
-    Returns
-    -------
-    LabeledImages
 
     Examples
     --------
@@ -101,7 +88,9 @@ def decode(data):
 
 
 def random_tiles(real, ipc, *, factor=2, generator):
-    """Draw factor² · ``ipc`` images of every class and store them in the pixels of ``ipc``.
+    """Draw factor² · ``ipc`` images of every class and store them in the pixels of ``ipc``: `LabeledImages`.
+
+    They are sorted by class, and `decode` shows them. A ValueError if a class has fewer images.
 
     Parameters
     ----------
@@ -109,19 +98,8 @@ def random_tiles(real, ipc, *, factor=2, generator):
     ipc : int or tuple of int
         Stored images per class, or of each class.
     factor : int
-        An image holds so many in a row and in a column.
-    generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    LabeledImages
-        Sorted by class; `decode` shows them.
-
-    Raises
-    ------
-    ValueError
-        If a class has fewer images, or ``factor`` does not divide the sides.
+        An image holds so many in a row and in a column. It divides the sides, else a ValueError.
+    generator : torch.Generator, on the CPU
 
     Examples
     --------
@@ -136,25 +114,15 @@ def random_tiles(real, ipc, *, factor=2, generator):
 
 
 def as_tiles(data, *, factor=2):
-    """Store images that were chosen, each factor² of them in the pixels of one.
+    """Store images that were chosen, each factor² of them in the pixels of one: `LabeledImages`; `decode` shows them.
 
     Parameters
     ----------
     data : LabeledImages
         Whose images are of one class in each factor² that follow one another, as those of `random_subset`, `herding`
-        and `k_center` are for a multiple of factor² of each class.
+        and `k_center` are for a multiple of factor² of each class. A ValueError if an image would hold two classes.
     factor : int
-        An image holds so many in a row and in a column.
-
-    Returns
-    -------
-    LabeledImages
-        A factor²-th as many images; `decode` shows them.
-
-    Raises
-    ------
-    ValueError
-        If ``factor`` does not divide the sides, or an image would hold parts of two classes.
+        As of `random_tiles`.
 
     Examples
     --------
@@ -172,7 +140,7 @@ def as_tiles(data, *, factor=2):
 
 
 def pyramid(levels):
-    r"""Images as a sum of fine and coarse ones, each enlarged to the size of the first.
+    r"""Images as a sum of fine and coarse ones, each enlarged to the size of the first: Tensor, (n, C, H, W).
 
     .. math:: x = \sum_k U_k \, \ell_k \, V_k^\top
 
@@ -183,10 +151,6 @@ def pyramid(levels):
     ----------
     levels : sequence of Tensor, (n, C, h, w)
         The finest first.
-
-    Returns
-    -------
-    Tensor, (n, C, H, W)
 
     References
     ----------

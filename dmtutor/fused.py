@@ -21,8 +21,9 @@ def norm_relu_pool(x, weight, bias, eps):
     .. math:: y_{ncij} = \frac14 \sum_{a, b \in \{0, 1\}} \max\Bigl(0, \; w_c \,
         \frac{x_{nc,2i+a,2j+b} - \mu_{nc}}{\sqrt{\sigma^2_{nc} + \epsilon}} + b_c \Bigr)
 
-    with mean and variance of each channel of each image. Differentiable as often as wanted: the first derivative is
-    computed in one pass, too, and higher ones by torch's own layers. Each image is computed by itself, by one thread.
+    with mean and variance of each channel of each image: Tensor, (N, C, H/2, W/2), channels last. Differentiable as
+    often as wanted: the first derivative is computed in one pass, too, and higher ones by torch's own layers. Each
+    image is computed by itself, by one thread.
 
     Parameters
     ----------
@@ -30,10 +31,6 @@ def norm_relu_pool(x, weight, bias, eps):
     weight, bias : Tensor, (C,)
     eps : float
         ε > 0.
-
-    Returns
-    -------
-    Tensor, (N, C, H/2, W/2), channels last
 
     Examples
     --------

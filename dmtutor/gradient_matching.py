@@ -38,8 +38,7 @@ class DCConfig(Config):
     iterations : int, optional
         Steps on the pixels. If None, 400 / √ipc: a step on more images costs more.
     batch_real : int
-        Real images of each class in a step. Unlike a squared distance of means, the cosine is biased by a small
-        batch.
+        Real images of each class in a step. Unlike a squared distance of means, the cosine is biased by a small batch.
     lr_img : float, optional
         Step size on the pixels. If None, 64 √ipc / width: the cosine distance sums over rows, whose number grows with
         the width; the root was chosen on validation images, at 1 and 10 per class.
@@ -179,11 +178,9 @@ def dc_steps(real, *, config, generator):
 
     Parameters
     ----------
-    real : LabeledImages
-    config : DCConfig
-        DC, or DSA if it is a :class:`DSAConfig`.
-    generator : torch.Generator
-        All, and what is returned and raised, as of :func:`~dmtutor.dm_steps`.
+    real, config, generator
+        As of :func:`~dmtutor.dm_steps`, ``config`` a :class:`DCConfig`, or for DSA a :class:`DSAConfig`; and so are
+        what is returned and the errors.
 
     Examples
     --------
@@ -191,8 +188,7 @@ def dc_steps(real, *, config, generator):
     >>> train, test = load("mnist5k")
     >>> config = DCConfig(ipc=1, iterations=2, width=8)
     >>> steps = dc_steps(train, config=config, generator=torch.Generator().manual_seed(0))
-    >>> losses = [float(step.loss) for step in steps]
-    >>> steps.synthetic
+    >>> steps.finish()
     LabeledImages(10 images of 1×28×28, 10 classes)
     """
     return start(DSASteps if isinstance(config, DSAConfig) else DCSteps, DCConfig, real, config, generator)

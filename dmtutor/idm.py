@@ -72,7 +72,7 @@ class IDMConfig(DMConfig):
 
 
 def idm_steps(real, *, config, generator, classes=None):
-    r"""Distribution matching with the three ideas of its improved form, one step at a time.
+    r"""Distribution matching with the three ideas of its improved form, one step at a time: `IDMSteps`.
 
     .. math:: \min_S \; \mathbb{E}_{\vartheta, \omega} \sum_c \Bigl\| \frac{1}{|T_c|} \sum_{x \in T_c}
         \psi_\vartheta(A(x, \omega)) - \frac{1}{r^2 |S_c|} \sum_{s \in f(S_c)} \psi_\vartheta(A(s, \omega)) \Bigr\|^2
@@ -82,21 +82,13 @@ def idm_steps(real, *, config, generator, classes=None):
     *networks* are drawn from a pool that was trained for a while on the real images; the *cross-entropy* of the same
     network keeps a class apart from the others. As published the networks wait in a queue that is trained on as the
     run goes on; here the pool is made before the first step from the root of the run, so that a run can be resumed,
-    shared and repeated. The published weight of the cross-entropy grows with the network's accuracy.
+    shared and repeated. The published weight of the cross-entropy grows with the network's accuracy. The sets are
+    stored ones: :func:`~dmtutor.decode` shows them as networks see them.
 
     Parameters
     ----------
-    real : LabeledImages
-    config : IDMConfig
-    generator : torch.Generator
-    classes : sequence of int, optional
-        All, and what is raised, as of :func:`~dmtutor.dm_steps`.
-
-    Returns
-    -------
-    IDMSteps
-        An iterator of :class:`~dmtutor.steps.Step`. The sets are stored ones: :func:`~dmtutor.decode` shows them as
-        networks see them.
+    real, config, generator, classes
+        As of :func:`~dmtutor.dm_steps`, ``config`` an :class:`IDMConfig`; and so are what is returned and the errors.
 
     References
     ----------

@@ -199,11 +199,9 @@ def dd_steps(real, *, config, generator):
 
     Parameters
     ----------
-    real : LabeledImages
-    config : DDConfig
-    generator : torch.Generator
-        All, and what is returned and raised, as of :func:`~dmtutor.dm_steps`. ``synthetic.meta["step_sizes"]`` holds
-        the learned step sizes.
+    real, config, generator
+        As of :func:`~dmtutor.dm_steps`, ``config`` a :class:`DDConfig`; and so are what is returned and the errors.
+        ``synthetic.meta["step_sizes"]`` holds the learned step sizes.
 
     Examples
     --------
