@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 
 import torch
 
@@ -50,27 +51,24 @@ def script(*names):
 
 
 def encode(images):
-    """Pixels, (n, 1, H, W) in [0, 1] with H · W even, as a text: a letter is two neighbours of eight greys, or a run of
-    black pairs.
+    """Pixels, (n, 1, H, W) in [0, 1] with H · W even, as text: a letter is two neighbours of 8 greys, or a black run.
 
     Examples
     --------
     >>> encode(torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1]).view(1, 1, 2, 4))
     'h*f'
     """
-    pairs = (images * (LEVELS - 1)).round().long().view(-1, 2) @ torch.tensor([LEVELS, 1])
-    text, black, longest = [], 0, len(ALPHABET) - LEVELS**2 + 1
-    of_image = images[0].numel() // 2
-    for i, pair in enumerate(pairs.tolist()):
-        if black and (pair or black == longest or i % of_image == 0):
-            text.append(ALPHABET[LEVELS**2 - 2 + black])
-            black = 0
-        if pair:
-            text.append(ALPHABET[pair - 1])
-        else:
-            black += 1
-    if black:
-        text.append(ALPHABET[LEVELS**2 - 2 + black])
+    pairs = (images * (LEVELS - 1)).round().long().view(len(images), -1, 2) @ torch.tensor([LEVELS, 1])
+    runs = ALPHABET[LEVELS**2 - 1 :]  # of 1, 2, … black pairs
+    text = []
+    for image in pairs.tolist():
+        for pair, run in groupby(image):
+            count = len(list(run))
+            if pair:
+                text.append(ALPHABET[pair - 1] * count)
+            else:
+                whole, rest = divmod(count, len(runs))
+                text.append(runs[-1] * whole + (runs[rest - 1] if rest else ""))
     return "".join(text)
 
 
