@@ -15,13 +15,10 @@ def handled(handler, signals=ALL):
 
     SIGHUP stays ignored where it is, as after ``nohup``.
     """
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in signals}
-        always = (signal.SIGINT, signal.SIGTERM)
-        before = {number: old for number, old in before.items() if number in always or old is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handler)
+    heard = signals if threading.current_thread() is threading.main_thread() else []
+    always = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in heard
+              if number in always or signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:
@@ -36,13 +33,10 @@ def deferred():
     A step is done when all processes have done it, so they must stop after the same one to leave a state behind. A
     process alone is interrupted at once, by all three as by Ctrl-C.
     """
-    seen = []
-    if sharding.processes() == 1:
-        with handled(signal.default_int_handler, [number for number in ALL if number != signal.SIGINT]):
-            yield seen
-    else:
-        with handled(lambda number, frame: seen.append(number)):
-            yield seen
+    seen, alone = [], sharding.processes() == 1
+    handler = signal.default_int_handler if alone else lambda number, frame: seen.append(number)
+    with handled(handler, [number for number in ALL if not (alone and number == signal.SIGINT)]):
+        yield seen
 
 
 @contextmanager
