@@ -252,8 +252,7 @@ class MLP(Judge):
 
 
 class LeNet(Judge):
-    """LeNet-5 with ReLU and maximum pooling: two 5×5 convolutions of ``width`` and 8/3 as many channels, then layers of
-    120 and 84 units.
+    """LeNet-5 with ReLU and max pooling: 5×5 convolutions of ``width`` and 8/3 as many channels, layers of 120 and 84.
 
     LeCun et al., *Gradient-Based Learning Applied to Document Recognition*, Proceedings of the IEEE 1998.
     """
@@ -263,8 +262,7 @@ class LeNet(Judge):
     def layers(self, channels, width, norm, extra):
         wide = width * 8 // 3
         return [*conv(channels, width, 5, padding=extra), nn.MaxPool2d(2), *conv(width, wide, 5), nn.MaxPool2d(2),
-                nn.Flatten(), nn.LazyLinear(width * 20), nn.ReLU(), nn.Linear(width * 20, width * 14),
-                nn.ReLU()]
+                nn.Flatten(), nn.LazyLinear(width * 20), nn.ReLU(), nn.Linear(width * 20, width * 14), nn.ReLU()]
 
 
 class AlexNet(Judge):
@@ -315,19 +313,14 @@ class ResNet18(Judge):
     def layers(self, channels, width, norm, extra):
         from torchvision.models.resnet import BasicBlock  # a second to import, for this network alone
 
-        def new_norm(outputs):
-            return norm(outputs, None)
-
-        layers = [nn.Conv2d(channels, width, 3, padding=1 + extra, bias=False), new_norm(width), nn.ReLU()]
-        inputs = width
-        for stage in range(4):
-            outputs, stride, shortcut = width * 2**stage, 1, None
-            if stage:
-                stride = 2
-                shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), new_norm(outputs))
-            layers += [BasicBlock(inputs, outputs, stride, shortcut, norm_layer=new_norm),
-                       BasicBlock(outputs, outputs, norm_layer=new_norm)]
-            inputs = outputs
+        norm = functools.partial(norm, side=None)
+        layers = [nn.Conv2d(channels, width, 3, padding=1 + extra, bias=False), norm(width), nn.ReLU()]
+        layers += [BasicBlock(width, width, norm_layer=norm) for _ in range(2)]
+        for inputs in (width, 2 * width, 4 * width):
+            outputs = 2 * inputs
+            shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), norm(outputs))
+            layers += [BasicBlock(inputs, outputs, 2, shortcut, norm_layer=norm),
+                       BasicBlock(outputs, outputs, norm_layer=norm)]
         return [*layers, nn.AdaptiveAvgPool2d(1)]
 
 
