@@ -53,11 +53,11 @@ def check_positive_number(name, value):
         raise ValueError(f"{name} must be positive and finite; got {value!r}")
 
 
-def check_fraction(name, value):
-    """Raise a ValueError if ``value`` is not a number in [0, 1)."""
+def check_fraction(name, value, *, closed=False):
+    """Raise a ValueError if ``value`` is not a number in [0, 1), or where it is ``closed`` in [0, 1]."""
     check_number(name, value)
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1); got {value!r}")
+    if not 0 <= value <= 1 or (value == 1 and not closed):
+        raise ValueError(f"{name} must be in [0, 1{']' if closed else ')'}; got {value!r}")
 
 
 def make_plain(config):

@@ -17,7 +17,6 @@ from .checks import (
     check_fraction,
     check_generator,
     check_not_negative,
-    check_number,
     check_one_of,
     check_positive,
     check_positive_number,
@@ -34,8 +33,7 @@ from .randomness import keyed_generator, root_seed
 class Recipe:
     """How a network is trained from scratch: SGD on the cross-entropy, one recipe for all sets compared.
 
-    The defaults are quick. :meth:`reference` is the recipe of the condensation papers. A ValueError if a field is out
-    of range.
+    The defaults are quick; :meth:`reference` is the recipe of the papers. A ValueError if a field is out of range.
 
     Parameters
     ----------
@@ -59,8 +57,7 @@ class Recipe:
     depth, activation, pooling
         Of the ConvNet alone.
     amp : bool
-        Convolve and multiply in bfloat16, weights and all else in float32: quicker where the processor has such
-        arithmetic (Intel's AMX; most GPUs).
+        Convolve and multiply in bfloat16, all else in float32: quicker where hardware does so (Intel's AMX, most GPUs).
 
     Examples
     --------
@@ -95,9 +92,7 @@ class Recipe:
         check_not_negative("weight_decay", self.weight_decay)
         if self.augment is not None:
             SiameseAugment(self.augment)
-        check_number("cutmix", self.cutmix)
-        if not 0 <= self.cutmix <= 1:
-            raise ValueError(f"cutmix must be in [0, 1]; got {self.cutmix!r}")
+        check_fraction("cutmix", self.cutmix, closed=True)
         check_flag("amp", self.amp)
         check_one_of("model", self.model, MODELS)
         others = {} if self.model == "convnet" else {"depth": 3, "activation": "relu", "pooling": "avg"}
@@ -168,8 +163,7 @@ def train_network(train, *, recipe=None, generator, teacher=None):
     generator : torch.Generator, on the CPU
         Draws weights, order and augmentation.
     teacher : torch.nn.Module, optional
-        A trained network in evaluation mode: its probabilities for the images, before they are augmented, stand in the
-        place of their labels.
+        A trained network in evaluation mode: its probabilities for the images, not yet augmented, replace their labels.
 
     Examples
     --------
