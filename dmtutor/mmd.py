@@ -40,8 +40,7 @@ class Gaussian:
 
     It is characteristic: the MMD of two distributions is zero only if they are equal. scikit-learn's ``gamma`` is
     1 / 2h². Squared distances come from a matrix product, about the mean of ``x``. Rounding makes an error of about
-    ε ‖x − x̄‖² / h² in k, with ε the dtype's precision: take float64 where the bandwidth is a tiny part of the points'
-    spread.
+    ε ‖x − x̄‖² / h² in k, with ε the dtype's precision: take float64 where h is a tiny part of the points' spread.
 
     Parameters
     ----------
@@ -123,8 +122,9 @@ def mmd2(x, y, *, kernel, unbiased=False):
     tensor(-1.)
     """
     check_points(x=x, y=y)
-    if unbiased:
-        check_pairs(x=x, y=y)
+    for name, points in (("x", x), ("y", y)):
+        if unbiased and points.shape[-2] < 2:
+            raise ValueError(f"{name} must hold at least two points for an unbiased estimate; got {points.shape[-2]}")
     xx = _mean_embedding(x, x, kernel, skip_self=unbiased).mean(-1)
     xy = _mean_embedding(x, y, kernel).mean(-1)
     yy = _mean_embedding(y, y, kernel, skip_self=unbiased).mean(-1)
@@ -178,13 +178,6 @@ def check_points(**points):
             raise ValueError(f"{name} must be finite; got {int((~x.isfinite()).sum())} coordinates NaN or infinite")
 
 
-def check_pairs(**points):
-    """Raise a ValueError if a set has not two points, of which an unbiased estimate has need."""
-    for name, x in points.items():
-        if x.shape[-2] < 2:
-            raise ValueError(f"{name} must hold at least two points for an unbiased estimate; got {x.shape[-2]}")
-
-
 def _mean_embedding(points, x, kernel, skip_self=False):
     """The mean embedding of x at each point z, mean_i k(z, x_i), (…, p), in float64.
 
@@ -198,8 +191,6 @@ def _mean_embedding(points, x, kernel, skip_self=False):
 
     rows, columns = points.split(BLOCK, dim=-2), x.split(BLOCK, dim=-2)
     if len(rows) * len(columns) > 1 and torch.is_grad_enabled():
-        make = partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)  # keep no tile for backward
-    else:
-        make = tile
-    sums = [sum(make(a, b, skip_self and i == j) for j, b in enumerate(columns)) for i, a in enumerate(rows)]
+        tile = partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)  # keep no tile for backward
+    sums = [sum(tile(a, b, skip_self and i == j) for j, b in enumerate(columns)) for i, a in enumerate(rows)]
     return torch.cat(sums, -1) / (x.shape[-2] - skip_self)
