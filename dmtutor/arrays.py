@@ -19,14 +19,12 @@ def images(x, *, size=None, resize="fit", white=None):
     """Images of any layout as one array, (n, C, H, W), uint8 or floating in [0, 1], where C is 1 or 3; and the value of
     white, if there was a PIL image of more than 8 bits, else None.
 
-    ``x`` and the other arguments are those of :func:`~dmtutor.from_arrays`. A ValueError says what would make it
-    images.
+    The arguments are those of :func:`~dmtutor.from_arrays`. A ValueError says what would make ``x`` images.
     """
+    told = None
     if isinstance(x, list | tuple) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim == 1):
         told = pictures.white_level([pictures.brightness(part) for part in x if isinstance(part, Image.Image)], white)
         x = _stack([_array(part, white) for part in x], size, resize)
-    else:
-        told = None
     x = _layout(_array(x))
     _check_range([x])
     if size is not None and x.shape[2:] != (size, size):

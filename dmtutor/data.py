@@ -23,8 +23,7 @@ class LabeledImages(torch.utils.data.Dataset):
     Parameters
     ----------
     images : Tensor, (n, C, H, W), floating
-        Normalised: (pixel − mean) / std, pixels in [0, 1]. Or :class:`~dmtutor.mapped.MappedImages`, which reads such
-        tensors from disk.
+        Normalised: (pixel − mean) / std, pixels in [0, 1]. Or :class:`~dmtutor.mapped.MappedImages`, read from disk.
     labels : Tensor, (n,), int64
         In 0 … K−1.
     classes : tuple of str
@@ -130,7 +129,7 @@ class LabeledImages(torch.utils.data.Dataset):
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be between 0 and 1, exclusive; got {fraction!r}")
         check_generator(generator)
-        rest, part = [], []
+        cuts = []
         for c, rows in enumerate(self.rows_of_class):
             count = len(rows)
             order = torch.randperm(count, generator=generator)
@@ -138,13 +137,11 @@ class LabeledImages(torch.utils.data.Dataset):
             if not 0 < cut < count:
                 raise ValueError(f"fraction must leave images of every class on both sides; {fraction} of the {count} "
                                  f"images of class {self.classes[c]!r} is {cut}")
-            indices = rows.cpu()[order]
-            part.append(indices[:cut])
-            rest.append(indices[cut:])
-        sides = [torch.cat(side).sort().values.to(self.labels.device) for side in (rest, part)]
+            cuts.append(rows.cpu()[order].split([cut, count - cut]))
+        part, rest = (torch.cat(side).sort().values.to(self.labels.device) for side in zip(*cuts, strict=True))
         if isinstance(self.images, MappedImages):  # what is on disk stays there
-            return tuple(replace(self, images=self.images.select(rows), labels=self.labels[rows]) for rows in sides)
-        return tuple(map(self.select, sides))
+            return tuple(replace(self, images=self.images.select(i), labels=self.labels[i]) for i in (rest, part))
+        return self.select(rest), self.select(part)
 
     def to(self, device=None, dtype=None):
         """A copy on ``device``, with images, mean and std in ``dtype``."""
@@ -173,8 +170,7 @@ class LabeledImages(torch.utils.data.Dataset):
             \quad a = \min x
 
         A learned image made of 32-bit numbers takes the room of four photographs, which have 8; with 8, of one. What
-        lies outside of black and white is kept, and the dtype. No value moves by more than h / 2. :meth:`save` writes 8
-        bits.
+        lies outside black and white is kept, and the dtype. No value moves more than h / 2. :meth:`save` writes 8 bits.
 
         Parameters
         ----------

@@ -105,8 +105,7 @@ def what_was_read(train, test):
     white = f", white {train.meta['white']}" if "white" in train.meta else ""
     also = f" ({twins} of them training images, too)" if twins else ""
     return (f"{len(train):,} training and {len(test):,} test images{also}, {len(counts)} classes{sizes} "
-            f"({class_list(train.classes, counts)}), "
-            f"{height}×{width} {'grey' if channels == 1 else 'RGB'}{white}")
+            f"({class_list(train.classes, counts)}), {height}×{width} {'grey' if channels == 1 else 'RGB'}{white}")
 
 
 def class_list(classes, counts):

@@ -32,8 +32,7 @@ def parallel_map(function, parts, device, *, done=None):
     """What ``function`` returns for each of the parts, a list in their order, computed by one thread each.
 
     As many parts are computed at once as torch may use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``). With
-    one thread, or one part, or on another device than a CPU, they are computed one after the other where the caller
-    is, so that torch's modes see them.
+    one thread or one part, or not on a CPU, they are computed one by one where the caller is: torch's modes see them.
 
     Parameters
     ----------
@@ -52,8 +51,8 @@ def parallel_map(function, parts, device, *, done=None):
     """
     parts, done = list(parts), done or (lambda: None)
     workers = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" else 1
+    results = []
     if workers < 2:
-        results = []
         with single_threaded():
             for part in parts:
                 results.append(function(part))
@@ -67,7 +66,6 @@ def parallel_map(function, parts, device, *, done=None):
 
     futures = [pool(workers).submit(compute, part) for part in parts]
     try:
-        results = []
         for future in futures:
             results.append(future.result())
             done()
