@@ -13,8 +13,7 @@ class Difference(NamedTuple):
     """How much better one method is than another, as a fraction of the test images.
 
     ``low`` and ``high`` bound the 95 % interval over sets, for these test images; ``overall`` bounds an approximate one
-    over sets and test images together.
-    ``f"{difference:.2f}"`` has two digits, in percentage points.
+    over sets and test images together. ``f"{difference:.2f}"`` has two digits, in percentage points.
     """
 
     mean: float
@@ -170,8 +169,7 @@ class Accuracies:
     def difference(self, other, *, paired=True):
         r"""Self minus other, on the networks that both have and the same test images: a `Difference`.
 
-        The interval is Student's over the differences set by set, or for sets that have nothing to do with each other
-        Welch's:
+        The interval is Student's over the differences set by set, or for independent sets Welch's:
 
         .. math:: \bar a - \bar b \pm t_{\nu,\,0.975} \sqrt{v_a + v_b}, \qquad
             \nu = \frac{(v_a + v_b)^2}{v_a^2 / (I_a - 1) + v_b^2 / (I_b - 1)},
@@ -183,10 +181,9 @@ class Accuracies:
         .. math:: \frac{\sigma_A^2}{I} + \frac{\sigma_B^2}{n} + \frac{\sigma_C^2}{I n}
             = v_{\text{sets}} + v_{\text{images}} - v_C :
 
-        the variances over sets and over images both hold the last part, which counts once. The freedom is
+        both variances, over sets and over images, hold the last part, which counts once. The freedom is
         Satterthwaite's, as in Welch's formula, so the interval is approximate, and with few sets it can be narrower
-        than the one over sets. With one set its networks stand for the sets. A ValueError if the shapes do not allow
-        it.
+        than the one over sets. With one set its networks stand for the sets. A ValueError if the shapes forbid it.
 
         Parameters
         ----------

@@ -149,10 +149,9 @@ def cutmix(images, targets, *, generator):
 class SiameseAugment:
     r"""The augmentation :math:`A(x, \omega)` of DSA: one random operation, with parameters that can be shared.
 
-    *Siamese*: the same draw :math:`\omega` is applied to all images of a real batch and of a synthetic one, so
-    that separate draws do not add to their difference. The gradient passes through the operation into the pixels. The
-    six operations and their strengths are the paper's; colours are changed in normalised units and zero, the colour
-    that fills in, is the mean colour.
+    *Siamese*: the same draw :math:`\omega` is applied to all images of a real batch and of a synthetic one, so that
+    separate draws do not add to their difference. The gradient passes through the operation into the pixels. The six
+    operations and their strengths are the paper's; units are normalised, so zero, which fills in, is the mean colour.
 
     Parameters
     ----------

@@ -97,8 +97,7 @@ def condense(train, method="dm", *, ipc=10, seed=0, device=None, progress=True, 
 
 
 def begin(train, method="dm", *, ipc=10, seed=0, device=None, **config_fields):
-    """Check all that :func:`condense` is given, and make the steps of its run: of this process's classes, where
-    processes share the work."""
+    """Check all that :func:`condense` is given, and make the steps of its run: on this process's classes."""
     check_set(train, "train")
     steps_type = METHODS.get(method) if isinstance(method, str) else method
     if not (isinstance(steps_type, type) and issubclass(steps_type, Steps)):

@@ -16,8 +16,7 @@ BLOCK = 100  # images that are embedded at once
 def random_subset(real, ipc, *, generator):
     """Draw ``ipc`` images of every class, uniformly and without replacement: `LabeledImages`, sorted by class.
 
-    The baseline of every comparison, and where distribution matching starts. A ValueError if ``ipc`` is not positive
-    integers, or exceeds what a class has.
+    The usual baseline, and where DM starts. A ValueError if ``ipc`` is no positive integer, or more than a class has.
 
     Parameters
     ----------
@@ -55,9 +54,8 @@ def herding(real, ipc, *, embed=None):
     ipc : int or tuple of int
         Images per class, or of each class.
     embed : callable, optional
-        (n, C, H, W) → (n, d'), the space in which means are compared, say ``network.embed`` of a network in
-        evaluation mode. It is called on blocks of images of one class, without gradients. The normalised pixels
-        if left out.
+        (n, C, H, W) → (n, d'), the space in which means are compared, say ``network.embed`` of a network in evaluation
+        mode, called on blocks of images of one class, without gradients. The normalised pixels if left out.
 
     Examples
     --------
@@ -90,8 +88,7 @@ def k_center(real, ipc, *, embed=None):
 def herding_order(points, m):
     r"""The first m points that herding chooses: their rows in the order of choice, (m,), int64, on their device.
 
-    One after the other and without replacement, each time the point that brings the mean of those chosen nearest
-    to the mean of all:
+    One by one, without replacement, each time the point that brings the mean of those chosen nearest to that of all:
 
     .. math:: i_{k+1} = \operatorname*{arg\,min}_i \Bigl\| \bar x - \frac{1}{k+1}
         \Bigl( x_i + \sum_{j=1}^{k} x_{i_j} \Bigr) \Bigr\|
@@ -132,15 +129,13 @@ def herding_order(points, m):
 def k_center_order(points, m):
     r"""The first m points that farthest-first traversal chooses, the greedy solution of the k-center problem.
 
-    It starts with the point nearest to the mean; then comes, each time, the point that is farthest from all
-    chosen ones:
+    It starts with the point nearest to the mean; then comes, each time, the point farthest from all chosen ones:
 
     .. math:: i_{k+1} = \operatorname*{arg\,max}_i \min_{j \le k} \| x_i - x_{i_j} \|
 
-    The largest distance of a point to its nearest chosen one is then at most twice the smallest possible with m
-    of the points. Of equal distances the first is taken. Each choice computes the distances to the newest center alone,
-    by one product of a matrix with a vector, in float64; squares that differ by less than 1e-12 of the largest
-    ‖x − x̄‖² are equal.
+    The largest distance of a point to its nearest chosen one is then at most twice the smallest possible with m of the
+    points. Of equal distances the first is taken. Each choice computes the distances to the newest center alone, by one
+    product of a matrix with a vector, in float64; squares that differ by < 1e-12 of the largest ‖x − x̄‖² are equal.
 
     Parameters
     ----------

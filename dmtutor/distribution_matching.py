@@ -34,9 +34,8 @@ class DMConfig(Config):
         it is that of the mean size, and in proportion to a class's.
     block : int or {"class", "all"}, optional
         What goes through the network at once: at most so many images of one class, all images of one class, or all of
-        all classes, as ``norm="batch"`` needs. It bounds memory, and the result is the same up to rounding. If None,
-        16 on a CPU, whose caches hold what a layer makes of them; elsewhere "all", where the output of a layer then
-        takes at most 2 GB, or "class".
+        all classes, as ``norm="batch"`` needs. It bounds memory; the result is the same up to rounding. If None, 16 on
+        a CPU, whose caches hold a layer's output then; elsewhere "all", where that takes at most 2 GB, or "class".
     average : float
         If not 0, the result is a running average of the images after each step, those of i steps ago weighted by the
         i-th power of this number in [0, 1): less of the noise of single steps. Not in the published algorithm.
@@ -121,8 +120,7 @@ def dm_steps(real, *, config, generator, classes=None):
 
     Every step draws a network :math:`\vartheta`, and for every class a batch of real images and an augmentation
     :math:`\omega` that both sides share; then it takes one SGD step on the pixels of S. It returns an iterator of
-    :class:`~dmtutor.steps.Step`; ``len(steps)`` is the number of iterations. A ValueError, before any work, if the
-    configuration does not fit the data.
+    :class:`~dmtutor.steps.Step`, ``iterations`` of them. A ValueError, before any work, if ``config`` does not fit.
 
     Parameters
     ----------
@@ -188,13 +186,11 @@ def with_code_of_its_own(embed):
 
 
 class DMSteps(Steps):
-    """The iterator that :func:`~dmtutor.dm_steps` returns. Its state is (configuration, root, iteration, pixels,
-    momentum), and the running average if there is one.
+    """The iterator that :func:`~dmtutor.dm_steps` returns. Its state holds the running average, too, if there is one.
 
     Another method of the family replaces one of six short members: :meth:`first_images`, :meth:`draw_weights`,
     :meth:`draws`, :meth:`decode`, :meth:`view`, :meth:`distance`. Blocks, parts of the classes, threads and processes,
-    resuming and equal bits are the engine's, and hold for all of them. ``self.drawn`` is what :meth:`draws` has drawn
-    for the coming step, on the images' device.
+    resuming and equal bits are the engine's. ``self.drawn`` is what :meth:`draws` drew for this step, on the device.
     """
 
     method = "dm"
@@ -244,8 +240,7 @@ class DMSteps(Steps):
         return mean_distance(real, syn)
 
     def _compiled(self):
-        """ψ for blocks of the sizes that every class has, translated; for others as it is, so nothing is translated
-        twice."""
+        """ψ, translated for blocks of the sizes that every class has, else as it is: nothing is translated twice."""
         batch, block = self.config.batch_real, self.block
         parts = {*(n * len(self.decode(self.images[:1])) for n in self.ipc), batch}
         block = {"class": max(parts), "all": None}.get(block, block)

@@ -82,9 +82,8 @@ class RandomConvNets:
         \;\approx\; \mathbb{E}_\vartheta \langle\psi_\vartheta(x), \psi_\vartheta(y)\rangle
 
     Under this kernel MMD² is the mean over the networks of ‖Δ‖², the squared distance of mean embeddings: for one
-    class, and without augmentation, the loss of distribution matching. ``nets[r]`` is the r-th network: a
-    `dmtutor.ConvNet`, made when it is asked for and always the same, so without gradients R networks take no more
-    memory than one.
+    class, and without augmentation, the loss of distribution matching. ``nets[r]`` is the r-th network, a
+    `dmtutor.ConvNet`, made anew and the same each time: without gradients R networks take no more memory than one.
 
     Parameters
     ----------
@@ -93,11 +92,9 @@ class RandomConvNets:
     networks : int
         R.
     generator : torch.Generator
-        Gives the root of the weights, once; a TypeError for anything else. More networks of the same seed are the first
-        ones and then others.
+        Gives the root of the weights, once, else a TypeError. More networks of the same seed are these and others.
     width, depth, norm, activation, pooling
-        See `dmtutor.ConvNet`; a ValueError if there is no such network. ``norm="batch"`` is refused: its embedding of
-        an image depends on other images.
+        See `dmtutor.ConvNet`, and its ValueErrors. ``norm="batch"`` is refused: an embedding would depend on its batch.
 
     Examples
     --------
@@ -176,16 +173,14 @@ class RandomConvNets:
 
 @torch.no_grad()
 def class_separability(x, labels, test_x, test_labels, *, kernel):
-    r"""How well a linear function of a kernel's features tells classes apart: the accuracy of ridge regression on test
-    points, a float.
+    r"""How linear functions of a kernel's features tell classes apart: the test accuracy of ridge regression, a float.
 
     .. math:: f(z) = \bar y + \sum_i \alpha_i\, k(z, x_i), \qquad \alpha = (k(x, x) + \lambda I)^{-1} (Y - \bar y)
 
     Y holds the labels as one-hot rows, :math:`\bar y` is their mean, and k is centred, which amounts to an intercept;
     the largest entry of f is the answer. λ is the one, of seven from 10⁻⁶ to 1 in units of the mean of k(x, x)'s
     diagonal, with the least squared error when each point is left out in its turn, which has a closed form. So nothing
-    is chosen on the test points, nor by the user. A ValueError if shapes or dtypes do not fit, or points are not
-    finite.
+    is chosen on the test points, nor by the user. A ValueError if shapes or dtypes do not fit, or points aren't finite.
 
     Parameters
     ----------

@@ -50,8 +50,7 @@ class Cost(NamedTuple):
 def cost(before, after):
     """Compare a set with what came out of a file, image by image: a `Cost`.
 
-    ``before`` and ``after`` are the same images in the same order, perhaps normalised differently; a ValueError if they
-    differ in shape, labels or classes.
+    The same images in the same order, perhaps normalised differently; a ValueError if shape, labels or classes differ.
 
     Examples
     --------
@@ -94,8 +93,7 @@ def export(data, path):
         ``data.meta["name"]``, or if it has none of this name, as they are here: then its ``get_dataset`` must use this
         set's mean and std.
 
-    Folders and ``name.pt`` hold the images sorted by class. Images that hold several each are written decoded, see
-    :func:`~dmtutor.decode`.
+    Folders and ``name.pt`` hold the images sorted by class. Stored images are written decoded: :func:`~dmtutor.decode`.
 
     Parameters
     ----------
@@ -193,9 +191,8 @@ def load_published(path, *, like, mean=None, std=None):
     Either ``res_*.pt`` of DatasetCondensation: ``{"data": [[images, labels], ...]}``, a pair for each experiment. Or
     the images of a pair of files, ``images_best.pt`` beside ``labels_best.pt``, as trajectory matching writes them.
     Neither says how its pixels were normalised. The sets are normalised as in the file: judge them on
-    ``test.normalized_like(sets[0])``. A FileNotFoundError or ValueError if files are missing or damaged; if shapes or
-    labels do not fit ``like``; if labels are soft; if the pixels are not normalised, or whitened; or if mean and std
-    are neither given nor known.
+    ``test.normalized_like(sets[0])``. A FileNotFoundError or ValueError if files are missing or damaged, shapes or
+    labels do not fit ``like``, labels are soft, pixels are whitened or not normalised, or mean and std are not known.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-"""Files that are written whole or not at all, with the same bytes for the same content, and read without
-running code from them."""
+"""Files that are written whole or not at all, the same bytes for the same content, and read without running code."""
 
 import io
 import os

@@ -63,9 +63,6 @@ def read_folder(path, size, cache, *, resize="fit", skip_broken=False, white=Non
     return *parts, classes, told
 
 
-# Where they are ------------------------------------------------------------------------------------------------------
-
-
 def _find(path):
     """The files of both parts with their labels, and the classes' names."""
     parts = {part: _part(path, spellings) for part, spellings in PARTS.items()}
@@ -167,9 +164,6 @@ def _classes(path):
 def _warn_left_out(path, names):
     if names:
         warnings.warn(f"in {str(path)!r} left out, as no images of a class: {', '.join(names)}", stacklevel=6)
-
-
-# What they show ------------------------------------------------------------------------------------------------------
 
 
 def _look(files):

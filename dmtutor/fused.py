@@ -22,8 +22,7 @@ def norm_relu_pool(x, weight, bias, eps):
         \frac{x_{nc,2i+a,2j+b} - \mu_{nc}}{\sqrt{\sigma^2_{nc} + \epsilon}} + b_c \Bigr)
 
     with mean and variance of each channel of each image: Tensor, (N, C, H/2, W/2), channels last. Differentiable as
-    often as wanted: the first derivative is computed in one pass, too, and higher ones by torch's own layers. Each
-    image is computed by itself, by one thread.
+    often as wanted: the first derivative takes one pass, too, higher ones torch's own layers. An image has one thread.
 
     Parameters
     ----------

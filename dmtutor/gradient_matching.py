@@ -1,7 +1,6 @@
 """Gradient matching: learn a small set on which a network's weights get the gradients that real images give (DC).
 
-After Zhao, Mopuri & Bilen, *Dataset Condensation with Gradient Matching*, ICLR 2021. With Siamese augmentation it is
-DSA.
+After Zhao, Mopuri & Bilen, *Dataset Condensation with Gradient Matching*, ICLR 2021; DSA with Siamese augmentation.
 """
 
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ class DCConfig(Config):
     pixels with each, and before each of them but the first the inner one trains the network on the synthetic
     images, ``training_epochs`` times over. ``iterations`` counts the steps on the pixels.
 
-    The defaults are quick: minutes on a laptop. :meth:`reference` gives the published setting. Beside the fields of
+    The defaults take minutes on a laptop; :meth:`reference` gives the published setting. Beside the fields of
     :class:`~dmtutor.steps.Config` there are these; where they follow from ``ipc`` it is its mean. ``norm="batch"`` is
     refused.
 
@@ -86,8 +85,7 @@ class DCConfig(Config):
 
     @classmethod
     def reference(cls, *, ipc=10, **changes):
-        """The published setting: 1,000 networks of width 128, 256 real images, step size 0.1 (Zhao et al., section 4.1,
-        and their code).
+        """The published setting: 1,000 networks of width 128, 256 real images, step 0.1 (Zhao et al., 4.1, and code).
 
         The loops, (steps per network, epochs of training), are (1, 1) at one image per class, (10, 50) at 10,
         (50, 10) at 50, and (20, 25), (30, 20), (40, 15) between. For another ``ipc`` none are published: a ValueError,
@@ -130,8 +128,7 @@ class DSAConfig(DCConfig):
 def gradient_distance(real, syn, *, distance="cosine"):
     r"""How far apart two gradients of a network are, layer by layer: a number, (), differentiable in both.
 
-    The cosine distance takes each layer's gradient as a matrix with one row for each output, and sums over rows
-    and layers
+    The cosine distance takes each layer's gradient as a matrix, a row for each output, and sums over rows and layers
 
     .. math:: D(A, B) = \sum_{\text{layers}} \sum_i \left( 1 -
         \frac{\langle A_{i\cdot}, B_{i\cdot} \rangle}{\|A_{i\cdot}\| \, \|B_{i\cdot}\| + 10^{-6}} \right)
@@ -173,8 +170,7 @@ def dc_steps(real, *, config, generator):
 
     with :math:`\ell` the mean cross-entropy and :math:`\theta_t` the network after t trainings on S, through which no
     gradient passes. A step draws a network or trains the one it has; for every class it draws a batch of real images
-    and an augmentation that both sides share, and differentiates the distance of the two gradients by the pixels; then
-    it takes one SGD step.
+    and an augmentation that both sides share; the gradient of the distance by the pixels is that of one SGD step.
 
     Parameters
     ----------
@@ -195,8 +191,7 @@ def dc_steps(real, *, config, generator):
 
 
 class DCSteps(Steps):
-    """The iterator that :func:`dc_steps` returns. Beside pixels and momentum its state holds the weights as they were
-    at the last step, (p,)."""
+    """The iterator that :func:`dc_steps` returns. Its state holds the weights of the last step, (p,), too."""
 
     method = "dc"
     config_type = DCConfig

@@ -83,8 +83,7 @@ class MappedImages:
         return fingerprint(known, rows, self.mean.cpu().numpy(), self.std.cpu().numpy())
 
     def _read(self, rows):
-        """A copy of these pixels, some at a time: what was read stays in the system's cache, and is not this
-        process's memory any more."""
+        """A copy of these pixels, some at a time: what was read stays in the system's cache, not in the process."""
         if isinstance(rows, np.ndarray) and rows.dtype != bool and len(rows) > ROWS:
             return np.concatenate([self._read(part) for part in np.split(rows, range(ROWS, len(rows), ROWS))])
         read = np.array(self.pixels[rows])

@@ -22,8 +22,7 @@ RESIZE = {"fit": ImageOps.fit, "pad": _pad}
 
 
 def describe(file):
-    """What can be told of a file without decoding it, or nearly: whether it has no colour, height and width of the
-    upright picture, and what :func:`brightness` says.
+    """Of a file, hardly decoded: whether it has no colour, (height, width) of the upright picture, :func:`brightness`.
 
     A ValueError if its mode is none that can be read, an OSError if it is no picture.
     """
@@ -35,8 +34,7 @@ def describe(file):
 
 
 def brightness(image):
-    """Of a picture with 16 bits a number what 99 % of its pixels are below, for a single hot one does not count; of
-    another None."""
+    """What 99 % of a picture's pixels are below, for a single hot one does not count; None if it has not 16 bits."""
     if image.mode in DEEP:
         return int(np.percentile(_deep(image), 99, method="lower"))
     if _rounded(image):
@@ -116,8 +114,7 @@ def to_8_bits(image, white=None):
 def read(file, grey, shape, resize, white=None):
     """The pixels of a file: an array, (C, H, W), uint8, with one channel if ``grey``, else three.
 
-    It is brought to ``shape``, height and width, as :func:`resized` does, or must have it where ``resize`` is None.
-    ``white`` is as of :func:`to_8_bits`.
+    It is resized to ``shape``, (H, W), or must have it where ``resize`` is None. ``white`` is as of :func:`to_8_bits`.
     """
     with warnings.catch_warnings(), Image.open(file) as image:
         warnings.simplefilter("ignore")

@@ -76,9 +76,8 @@ MARK = "dmtutor"  # of a contact sheet
 def image_grid(images, ax=None, *, columns=None):
     """Show images side by side, as one picture.
 
-    A set is denormalised and sorted by class; where its classes are of one size, each starts a new row, or
-    has one cell if it has one image, and is named. What lies outside [0, 1] is clamped, as on every screen:
-    a learned image may hold more contrast than can be shown.
+    A set is denormalised and sorted by class; where its classes are of one size, each starts a new row, or has one cell
+    if it has one image, and is named. What lies outside [0, 1], more contrast than can be shown, is clamped.
 
     Parameters
     ----------
@@ -86,8 +85,7 @@ def image_grid(images, ax=None, *, columns=None):
         A tensor holds pixels in [0, 1]; C is 1 or 3. A TypeError or ValueError for others, for none and for NaN.
     ax : matplotlib.axes.Axes, optional
     columns : int, optional
-        Images in a row. Default: the images of a class, or all the classes of a set with one image each if
-        they are at most 10; of n > 10 other images ⌈√n⌉.
+        Images in a row. Default: the images of a class, if it has several; else all n up to 10, and of more ⌈√n⌉.
 
     Examples
     --------
@@ -123,11 +121,9 @@ def image_grid(images, ax=None, *, columns=None):
 
 
 def contact_sheet(data, path, *, title="", most=10):
-    """Write a set as a PNG to look at, and say in words what it shows: a row for each class, with its name, of at most
-    100, with the first ``most`` images of it.
+    """Write a set as a PNG, and say what it shows: a row for each of up to 100 classes, its name and ``most`` images.
 
-    Of images with several in the pixels of one, each is shown. ``title`` stands above them; how many pixels were
-    clamped to [0, 1] is added.
+    Stored images are shown decoded. ``title`` stands above, and how many pixels were clamped to [0, 1].
 
     Examples
     --------
@@ -184,8 +180,7 @@ def curve(x, values, ax=None, *, label, color=None):
     values : array, (n,) or (runs, n)
     ax : matplotlib.axes.Axes, optional
     label : str
-        For the legend. One that starts with a name in ``COLORS`` has that method's colour; the whole set is
-        dashed.
+        For the legend. One that starts with a name in ``COLORS`` has that method's colour; the whole set is dashed.
     color : optional
         Any colour of matplotlib's.
 
@@ -217,8 +212,7 @@ def accuracy_ladder(results, ax=None):
     Parameters
     ----------
     results : dict of str to Accuracies
-        At least one. Drawn from the top in this order. A name that starts with one in ``COLORS`` has that method's
-        colour.
+        At least one, from the top in this order. A name that starts with one in ``COLORS`` has that method's colour.
     ax : matplotlib.axes.Axes, optional
 
     Examples

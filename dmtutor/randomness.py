@@ -1,9 +1,8 @@
 """Keyed randomness: every draw of a run has its own generator, found by name instead of by turn.
 
-A run keeps one integer, its *root*. The batch of class 3 at iteration 7 comes from
-``keyed_generator(root, "batch", 7, 3)``, whatever was drawn before it. So a resumed run needs no generator
-state, a process that owns some of the classes draws just theirs, and switching augmentation off leaves
-networks and batches as they were.
+A run keeps one integer, its *root*. ``keyed_generator(root, "batch", 7, 3)`` draws the batch of class 3 at iteration 7,
+whatever was drawn before it. So a resumed run needs no generator state, a process that owns some of the classes draws
+just theirs, and switching augmentation off leaves networks and batches as they were.
 """
 
 import numpy as np
@@ -20,8 +19,7 @@ def root_seed(generator):
     Parameters
     ----------
     generator : torch.Generator
-        On any device; it advances by one draw. A TypeError for anything else: the global generator is never used
-        instead.
+        On any device; it advances by one draw. A TypeError for anything else: the global generator is never used.
 
     Examples
     --------
@@ -50,9 +48,7 @@ def keyed_generator(root, stream, *key):
 
     Examples
     --------
-    >>> one = torch.rand(2, generator=keyed_generator(0, "batch", 7, 3))
-    >>> two = torch.rand(2, generator=keyed_generator(0, "batch", 7, 3))
-    >>> other = torch.rand(2, generator=keyed_generator(0, "batch", 7, 4))
+    >>> one, two, other = (torch.rand(2, generator=keyed_generator(0, "batch", 7, c)) for c in (3, 3, 4))
     >>> torch.equal(one, two), torch.equal(one, other)
     (True, False)
     """

@@ -34,9 +34,8 @@ def rank_correlation(truth, proxy, *, generator, resamples=1000):
     .. math:: \rho = \operatorname{cov}(r, r') / \sqrt{\operatorname{var}(r) \operatorname{var}(r')}
 
     for the ranks r and r' of the networks, ties taking the mean of theirs. A resample draws networks and, of a table of
-    answers, test images, both with replacement: other networks of their kind and other images might have been looked
-    at. Few networks (below some thirty) make the interval too short. A ValueError if the two are not of the same
-    networks, or of fewer than three.
+    answers, test images, both with replacement: others might have been looked at. Few networks (below some thirty) make
+    the interval too short. A ValueError if the two are not of the same networks, or of fewer than three.
 
     Parameters
     ----------

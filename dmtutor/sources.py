@@ -43,20 +43,17 @@ def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white
     ----------
     x : array or Tensor, (n, H, W), (n, H, W, C) or (n, C, H, W), or a list of images
         uint8 in 0 … 255, or floating in [0, 1]; C is 1 or 3. PIL images may be of any mode. An array of uint8 that is
-        mapped from a file, ``numpy.load(path, mmap_mode="r")``, stays there, and what a step needs is read as it is
-        drawn.
+        mapped from a file, ``numpy.load(path, mmap_mode="r")``, stays there: a step reads what it needs.
     y : array or Tensor, (n,), integers or strings
         In 0 … K−1, or names of classes.
     classes : sequence of str, optional
         The K names. If left out, "0", "1", …, or the names in ``y``, sorted, numbers by their value.
     like : LabeledImages, optional
-        Take classes, mean and std from this set (for a test set: from its training set). Without it, mean and
-        std are those of ``x``, per channel.
+        Gives classes, mean and std: for a test set, its training set. Without it mean and std are of ``x``, by channel.
     size, resize
         As of :func:`load`; images of a list may differ in shape.
     white : int, optional
-        The value of white in PIL images of more than 8 bits a pixel: 4095 for a camera of 12 bits. If left out that of
-        ``like``, or the largest of 16 bits, 65535.
+        White in PIL images of more than 8 bits a pixel: 4095 for a camera of 12 bits. If left out ``like``'s, or 65535.
 
     Examples
     --------
@@ -110,8 +107,7 @@ def from_arrays(x, y, *, classes=None, like=None, size=None, resize="fit", white
 def from_dataset(dataset, *, classes=None, like=None, size=None, resize="fit", white=None):
     """Make :class:`LabeledImages` of any data set of PyTorch's: of what ``dataset[i]`` gives, (image, label).
 
-    Its transforms are applied once, so let them neither draw at random nor normalise. A TypeError if the items are no
-    pairs.
+    Its transforms are applied once: let them neither draw at random nor normalise. A TypeError if items are no pairs.
 
     Parameters
     ----------
@@ -184,9 +180,8 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
         each class is one, and one of two images: those that the names of the files choose, or the images of an
         ``.npz`` themselves, so that more images move none of the others.
     root : path, optional
-        Where torchvision's files lie or are downloaded to, where a folder that takes more than a gigabyte is decoded,
-        once, and where the digits of ``"mnist5k"`` are kept. If left out ``$DMTUTOR_DATA``, or ``dmtutor`` in
-        ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        Holds torchvision's files, there or downloaded, folders of more than a gigabyte, decoded once, and the digits of
+        ``"mnist5k"``. If left out ``$DMTUTOR_DATA``, or ``dmtutor`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
     download : bool
         Whether files that are missing may be downloaded. They appear in ``root`` whole or not at all.
     size : int, optional
@@ -196,8 +191,7 @@ def load(name="mnist5k", *, root=None, download=True, size=None, resize=None, sk
     skip_broken : bool
         Leave out the images of a folder that cannot be read, with a warning. If False, an error names all of them.
     white : int, optional
-        The value of white where the pictures of a folder have more than 8 bits, the same for all of them; the largest
-        of 16 bits, 65535, if left out.
+        The value of white in all pictures of a folder, where they have more than 8 bits; 65535, of 16, if left out.
     like : LabeledImages, optional
         A condensed set that real images shall judge: they are read as those were that it was made of, in size and all,
         and normalised as it is. There is a warning if they are others.

@@ -44,8 +44,7 @@ class Config:
     width : int
         Channels of each block of the network, see :class:`~dmtutor.ConvNet`.
     depth : int, optional
-        Blocks of the network; by the images' size if None: 3, and from 64 pixels on one more for each doubling of the
-        side.
+        Blocks of the network; by the images' side if None: 3, and from 64 pixels on one more for each doubling.
     norm : {"instance", "batch", "layer", "group", "none"}
         Norm after each of its convolutions.
     activation : {"relu", "leakyrelu", "sigmoid", "swish"}
@@ -215,8 +214,7 @@ class Steps:
             self.images, self.labels = chosen.images.clone(), chosen.labels
         else:
             self.images = torch.randn(sum(self.ipc), *real.images.shape[1:], generator=draw).to(real.images[:0])
-            labels = torch.arange(len(real.classes)).repeat_interleave(torch.tensor(self.ipc))
-            self.labels = labels.to(self.images.device)
+            self.labels = torch.arange(len(real.classes)).repeat_interleave(torch.tensor(self.ipc)).to(real.labels)
         self.momentum = torch.zeros_like(self.images)
 
     def new_network(self):
@@ -269,8 +267,7 @@ class Steps:
         return random_subset(self.real, self.config.ipc, generator=generator)
 
     def draw(self, *classes):
-        """This iteration's real batches of these classes, one after the other, (Σ B, C, H, W), and an augmentation ω
-        for each."""
+        """This iteration's real batches of these classes in a row, (Σ B, C, H, W), and an augmentation ω for each."""
         rows, omegas = zip(*(self.sent.draws[c] for c in classes), strict=True)
         return self.real.images[torch.cat(rows)], Draws.join(omegas)
 
@@ -329,9 +326,8 @@ class Steps:
         meta = {"method": self.method, "name": self.real.meta.get("name", ""),
                 "augment": self.real.meta.get("augment", "none"), "config": asdict(self.config),
                 "iteration": self.iteration, "versions": {"dmtutor": __version__, "torch": str(torch.__version__)}}
-        for name in ("built_in", "fingerprint", "resize", "white"):  # the real images that it is judged by must be so
-            if name in self.real.meta:
-                meta[name] = self.real.meta[name]
+        of_real = ("built_in", "fingerprint", "resize", "white")  # the real images that it is judged by must be so
+        meta.update({name: self.real.meta[name] for name in of_real if name in self.real.meta})
         return replace(self.real, images=self.images.clone(), labels=self.labels.clone(), meta=meta)
 
     @cached_property
@@ -354,8 +350,7 @@ class Steps:
         """Go on from a state of a run with the same configuration, generator and data.
 
         A ValueError if one of them differs, by as little as one pixel; but with a constant schedule the number of
-        iterations may be another one. A field that the state does not know, for it was written before there was one,
-        has its default there.
+        iterations may be another one. A field that an older state does not know has its default there.
         """
         there, here = (tuple(getattr(images, "shape", ()))[1:] for images in (state["images"], self.images))
         if there != here:

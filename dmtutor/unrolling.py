@@ -29,16 +29,14 @@ class DDConfig(Config):
     batch_real : int
         Real images of each class on which the trained networks are judged.
     lr_img : float
-        Step size of Adam on the pixels, which are of unit variance: Adam's steps do not follow the length of the
-        gradients through a training.
+        Step size of Adam on the pixels, of unit variance: it does not follow the gradients' length through a training.
     momentum : float
         Decay β₁ of Adam's mean gradient, in [0, 1).
     augment : str, optional
         Strategy of :class:`~dmtutor.SiameseAugment`, drawn once for each class and iteration and applied to real and
         synthetic images alike; the data set's own if None.
     inner_steps : int, optional
-        τ, the training steps on the synthetic images that are unrolled. If None, 10, or as many more as it takes for
-        every image to have its turn.
+        τ, the unrolled training steps on the synthetic images. If None, 10, or as many as give every image its turn.
     batch_syn : int
         Synthetic images of each class in a training step, taken in turn.
     lr_net : float
@@ -84,11 +82,10 @@ class DDConfig(Config):
     def reference(cls, *, ipc=10, **changes):
         """The setting of Wang et al.'s code for MNIST with unknown initialisations, in the network of this book.
 
-        Every training step sees one image of each class, and all of S three times: ``inner_steps`` is 3 ipc, 30 at
-        the published IPC of 10. The code has no setting of its own for other IPC. It starts from noise, judges one
-        network in a step on 1,024 real images (about: here 102 of each class), and takes Adam steps of 0.01 with
-        β₁ = 0.5 on the pixels for 400 passes over 60,000 images, about 23,600 steps. The training step sizes start
-        at 0.02.
+        Every training step sees one image of each class, and all of S three times: ``inner_steps`` is 3 ipc, 30 at the
+        published IPC of 10. The code has no setting of its own for other IPC. It starts from noise, judges one network
+        in a step on 1,024 real images (about: here 102 of each class), and takes Adam steps of 0.01 with β₁ = 0.5 on
+        the pixels for 400 passes over 60,000 images, about 23,600 steps. The training step sizes start at 0.02.
 
         Not reproduced: LeNet with Xavier initialisation; Adam's step, which the code halves every 40 passes and the
         linear schedule lets fall to zero; step sizes behind a softplus instead of an exponential.
@@ -217,8 +214,7 @@ def dd_steps(real, *, config, generator):
 
 
 class DDSteps(Steps):
-    """The iterator that :func:`~dmtutor.dd_steps` returns. Its state is (configuration, root, iteration, pixels, step
-    sizes, and Adam's two moments of both)."""
+    """The iterator that :func:`~dmtutor.dd_steps` returns. Its state holds step sizes and Adam's moments, too."""
 
     method = "dd"
     config_type = DDConfig
@@ -251,8 +247,7 @@ class DDSteps(Steps):
 
     @threads.single_threaded()
     def loss_and_gradients(self):
-        """The objective under this iteration's draws, and its gradients: by the pixels, (n, C, H, W), and by the
-        logarithms of the step sizes, (τ,)."""
+        """The objective under this iteration's draws, and its gradients by pixels, (n, C, H, W), and log η, (τ,)."""
         images, logs = (values.clone().requires_grad_() for values in (self.images, self.log_step_sizes))
         reals, syns = [], []
         for c, s in enumerate(images.split(self.ipc)):

@@ -38,8 +38,7 @@ def frames(pictures, labels, *, description, alt, start=0):
     description : str
         What the slider changes, as "iteration".
     alt : str
-        What the pictures show, for those who cannot see them; each picture's label is added. A ValueError if one of
-        these texts is blank.
+        What the pictures show, for those who cannot see them; each one's label is added. A ValueError for a blank text.
     start : int
         Number of the picture that is seen first, say that with the message; -1 is the last.
 

@@ -18,8 +18,7 @@ def load(name):
 
     ``provenance``: command, commit, device, versions and date of the first run. ``rows``: a list of dicts, one for each
     setting; where sets were evaluated, with their ``accuracies``, an :class:`~dmtutor.Accuracies`. A row that was added
-    later has those of commit, device, versions and date that differ. A ValueError if there is no such file; it lists
-    those that there are.
+    later has those of commit, device, versions and date that differ. A ValueError for another name lists what there is.
 
     Examples
     --------
