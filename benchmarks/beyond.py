@@ -14,8 +14,8 @@ PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training imag
 networks' pool. ``condense`` makes sets of one or ten stored images per class (``--ipc``) for every rung of RUNGS whose
 name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDER once a minute and goes on from there.
 Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an hour for the
-training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets of ten images on the tenth that
-was left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with
+training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets on the tenth that was
+left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with
 a judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one,
 with up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an
 image's own class. Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too:
@@ -80,11 +80,14 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "DM, larger step": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: that of decoding
     "+ decoding, 550 steps": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # as many as rungs with a pool took
     "+ characteristic functions": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # in place of the means, after decoding
+    "+ characteristic functions, step 0.3": {"pool": 0, "alpha": 0, "lr_img": 0.3},
+    "+ characteristic functions, step 3": {"pool": 0, "alpha": 0, "lr_img": 3.0},
 }
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
         "+ less noise": 180, "DM, larger step": 1200, "+ decoding, 550 steps": 550,
-        "+ characteristic functions": 800},
+        "+ characteristic functions": 800, "+ characteristic functions, step 0.3": 800,
+        "+ characteristic functions, step 3": 800},
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
          "half the step": 350, "DM, larger step": 350},
@@ -138,7 +141,7 @@ class Kernel(IDMSteps):
 class CharacteristicFunctions(IDMSteps):
     """NCFM's distance of a class, without its pool, its cross-entropy and its sampling network."""
 
-    frequencies, scale = 1024, 560.0  # so that its first gradient is as long as that of the means
+    frequencies, weight = 1024, 560.0  # so that its first gradient is as long as that of the means
 
     def draws(self, iteration):
         """Frequencies t, (d', 1024), normal."""
@@ -149,10 +152,10 @@ class CharacteristicFunctions(IDMSteps):
         """The mean of |Φ(t) − Φ̃(t)|, Φ(t) the mean of exp(i⟨t, ψ⟩) over images whose ψ have length 1."""
         angles = [F.normalize(views, dim=-1) @ self.drawn[0] for views in (real, syn)]  # (k, n, 1024) each
         cosine, sine = (f(angles[0]).mean(1) - f(angles[1]).mean(1) for f in (torch.cos, torch.sin))
-        return self.scale * torch.hypot(cosine, sine).mean(1)
+        return self.weight * torch.hypot(cosine, sine).mean(1)
 
 
-LOSSES = {"+ kernel": Kernel, "+ characteristic functions": CharacteristicFunctions}
+LOSSES = {"+ kernel": Kernel} | {name: CharacteristicFunctions for name in RUNGS if "characteristic" in name}
 
 
 def run_file(folder, name, ipc, seed, times=1):
@@ -295,10 +298,10 @@ def own_class(table, real, name, ipc, seed, folder):
         table.add({**key, "probability": round(float(probabilities.mean()), 4)})
 
 
-def choose(table, real, validation, name, seed, folder):
-    """Score a set of ten stored images per class on the images held out, by the judge of one."""
-    key = {"experiment": "validation", "rung": name, "ipc": 10, "seed": seed}
-    made = found(real, name, 10, seed, folder)
+def choose(table, real, validation, name, ipc, seed, folder):
+    """Score a set on the images held out, by the judge of one image per class."""
+    key = {"experiment": "validation", "rung": name, "ipc": ipc, "seed": seed}
+    made = found(real, name, ipc, seed, folder)
     if made is None or table.find(**key):
         return
     accuracies = evaluate(made[0], validation, networks=1, recipe=JUDGES[1], generator=seeded(0))
@@ -432,7 +435,7 @@ def main():
             if not all(word in name for word in asked.words):
                 continue
             if asked.task == "choose":
-                choose(table, real, validation, name, seed, asked.runs)
+                choose(table, real, validation, name, asked.ipc, seed, asked.runs)
             elif asked.task == "own-class":
                 own_class(table, real, name, asked.ipc, seed, asked.runs)
             elif asked.task in ("sizes", "soft"):

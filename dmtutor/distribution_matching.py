@@ -208,10 +208,10 @@ class DMSteps(Steps):
         self.numbers = torch.tensor(self.classes).to(self.labels)
         own = torch.isin(self.labels, self.numbers)
         self.images, self.labels, self.momentum = self.images[own], self.labels[own], self.momentum[own]
-        self.scale = 1
+        self._scale = 1
         if len(set(self.ipc)) > 1:
             mean = sum(self.ipc) / len(self.ipc)
-            self.scale = self.images.new_tensor([n / mean for n in self.ipc])[self.labels].view(-1, 1, 1, 1)
+            self._scale = self.images.new_tensor([n / mean for n in self.ipc])[self.labels].view(-1, 1, 1, 1)
         if config.average:
             self.variables, self.average = (*self.variables, "average"), self.images.clone()
         if config.amp and self.images.dtype != torch.float32:
@@ -265,7 +265,7 @@ class DMSteps(Steps):
     @property
     def step_size(self):
         """η of the coming step; where classes differ in size, of each image."""
-        return super().step_size * self.scale
+        return super().step_size * self._scale
 
     def advance(self):
         loss, changes = super().advance()
