@@ -13,7 +13,8 @@ the learned image, the learned image without its waves of three to five cycles, 
 
 The second command traces two more sets of ten digits of each class, beside the stored one.
 
-PATH.npz holds x_train, y_train, x_test and y_test. Rows go to dmtutor/results/inside.json; two minutes of one core each.
+PATH.npz holds x_train, y_train, x_test and y_test. Rows go to dmtutor/results/inside.json; each takes two minutes of
+one core.
 """
 
 import argparse
