@@ -39,6 +39,8 @@ def settings():
         yield "batch_real", 3, "DM", {"ipc": 1, **SHORT, "batch_real": batch_real}
     for bandwidth in (0.125, 0.25, 0.5, 1.0):  # times the median distance of two images of a class
         yield "kernel", 3, "Gaussian", {"ipc": 1, "bandwidth": bandwidth}
+        yield "kernel, judged by an MLP", 3, "Gaussian", {"ipc": 1, "bandwidth": bandwidth}
+    yield "kernel, judged by an MLP", 3, "DM", {"ipc": 1, **SHORT}
 
 
 def make(method, train, seed, changes):
@@ -69,14 +71,15 @@ def nearest_in_mmd(train, subset, bandwidth, steps=200):
     return replace(subset, images=torch.stack(found).view_as(subset.images))
 
 
-def run(sets, method, changes, train, test):
+def run(sets, method, changes, train, test, recipe):
     """One setting: what is stored of it, and its accuracies."""
     made, seconds = [], []
     for seed in range(sets):
         start = time.perf_counter()
         made.append(make(method, train, seed, changes))
         seconds.append(round(time.perf_counter() - start, 2))
-    accuracies = evaluate(made, test, networks=NETWORKS, generator=torch.Generator().manual_seed(0))
+    draws = torch.Generator().manual_seed(0)
+    accuracies = evaluate(made, test, networks=NETWORKS, recipe=recipe, generator=draws)
     contrast = [round(float(s.images.std()), 3) for s in made]
     return {"seconds": seconds, "contrast": contrast, "accuracies": results.pack(accuracies)}, accuracies
 
@@ -94,7 +97,8 @@ def main(wanted):
         if (wanted and experiment not in wanted) or key in done:
             continue
         data = (train, test) if experiment == "ladder" else (rest, validation)
-        row, accuracies = run(sets, method, changes, *data)
+        judge = Recipe(model="mlp") if "MLP" in experiment else Recipe()
+        row, accuracies = run(sets, method, changes, *data, judge)
         table.add({**key, **row})
         print(f"{key}: {accuracies}, {sum(row['seconds']) / sets:.1f} s a set", flush=True)
 
