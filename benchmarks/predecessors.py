@@ -1,7 +1,7 @@
 """DD, DC, DSA and DM on MNIST-5k at one processor time: the tables of chapters 4, 7 and 8.
 
     python benchmarks/predecessors.py                 # all of it: about 100 minutes of one core
-    python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder
+    python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder, search_equal, equal
 
 Every method has the same time to condense and the same number of settings to choose from, on a validation part of
 the training images. The test images are read by `ladder` alone, with the setting that `search` favoured. Results go
@@ -45,6 +45,8 @@ SETTINGS = {  # method: ipc: two settings to choose from
         10: [{"iterations": 670, "lr_img": lr} for lr in (5.0, 10.0)],
     },
 }
+
+EQUAL = [{"iterations": 230, "lr_img": lr} for lr in (0.5, 1.0)]  # DM at one image: as many steps as DC takes
 
 
 def new_steps(method, train, seed, changes):
@@ -118,14 +120,17 @@ def main(wanted):
     def missing(**key):
         return (not wanted or key["experiment"] in wanted) and table.find(**key) is None
 
+    def store(key, sets, train, judge):
+        row, accuracies = score(key["method"], sets, train, judge, {"ipc": key["ipc"], **key["changes"]})
+        table.add({**key, **row})
+        print(f"{key}: {accuracies}, {row['seconds']} s", flush=True)
+
     for ipc in SETS:
         for method in SETTINGS:
             for changes in SETTINGS[method][ipc]:
                 key = {"experiment": "search", "method": method, "ipc": ipc, "changes": changes}
                 if missing(**key):
-                    row, accuracies = score(method, 1, rest, validation, {"ipc": ipc, **changes})
-                    table.add({**key, **row})
-                    print(f"{key}: {accuracies}, {row['seconds']} s", flush=True)
+                    store(key, 1, rest, validation)
         for method in ("Random", *SETTINGS):
             tried = [row for row in table.rows if row["experiment"] == "search" and row["ipc"] == ipc
                      and row["method"] == method]
@@ -138,9 +143,17 @@ def main(wanted):
                 table.add({"experiment": "cost", "method": method, "ipc": ipc, "changes": best["changes"], **row})
                 print(method, ipc, row, flush=True)
             if missing(experiment="ladder", method=method, ipc=ipc):
-                row, accuracies = score(method, SETS[ipc], train, test, changes)
-                table.add({"experiment": "ladder", "method": method, "ipc": ipc, "changes": best["changes"], **row})
-                print(f"{method} {ipc}: {accuracies}, {row['seconds']} s", flush=True)
+                key = {"experiment": "ladder", "method": method, "ipc": ipc, "changes": best["changes"]}
+                store(key, SETS[ipc], train, test)
+
+    for changes in EQUAL:
+        key = {"experiment": "search_equal", "method": "DM", "ipc": 1, "changes": changes}
+        if missing(**key):
+            store(key, 1, rest, validation)
+    tried = [row for row in table.rows if row["experiment"] == "search_equal"]
+    if len(tried) == len(EQUAL) and missing(experiment="equal", method="DM", ipc=1):
+        best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean)
+        store({"experiment": "equal", "method": "DM", "ipc": 1, "changes": best["changes"]}, SETS[1], train, test)
 
 
 if __name__ == "__main__":
