@@ -151,9 +151,11 @@ def main(wanted):
         if missing(**key):
             store(key, 1, rest, validation)
     tried = [row for row in table.rows if row["experiment"] == "search_equal"]
-    if len(tried) == len(EQUAL) and missing(experiment="equal", method="DM", ipc=1):
-        best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean)
-        store({"experiment": "equal", "method": "DM", "ipc": 1, "changes": best["changes"]}, SETS[1], train, test)
+    for name, more in (("equal", {}), ("equal, no augmentation", {"augment": "none"})):  # DC has none
+        if len(tried) == len(EQUAL) and missing(experiment=name, method="DM", ipc=1):
+            best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean)
+            changes = {**best["changes"], **more}
+            store({"experiment": name, "method": "DM", "ipc": 1, "changes": changes}, SETS[1], train, test)
 
 
 if __name__ == "__main__":
