@@ -12,7 +12,7 @@ cells. How far do the cells of an image lie apart, squared, and how far is it fr
 the learned image, the same without its waves of three to five cycles, without all faster ones, or with the former
 weakened by as much power as the latter hold, and five photographs of each class?
 
-The second command traces two more sets of ten digits of each class, beside the stored one.
+The second command traces three more sets of ten digits of each class, the first from the start of the stored one.
 
 PATH.npz holds x_train, y_train, x_test and y_test. Rows go to dmtutor/results/inside.json; each takes two minutes of
 one core.
@@ -67,7 +67,7 @@ def digits(table):
     train, test = load("mnist5k")
     usual, _ = nearest(test, train)
     closest = torch.stack([usual[test.labels == c].min() for c in range(10)])
-    for seed in (1, 2):
+    for seed in range(3):
         key = {"experiment": "copies", "set": "digits, DM, 10", "seed": seed}
         if not table.find(**key):
             made = condense(train, ipc=10, seed=seed, progress=False)
