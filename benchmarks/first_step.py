@@ -1,6 +1,7 @@
 """Why means? What one step of training on a small set has in common with one step on all real digits.
 
     python benchmarks/first_step.py
+    python benchmarks/first_step.py --chosen
     python benchmarks/first_step.py --photographs PATH.npz
 
 Random and condensed digits, one and ten of each class, three sets each; three halves of the real ones; and all of them.
@@ -10,7 +11,11 @@ Five networks that no set has met look at them, unaugmented. Two questions for e
 - How far does its gradient point the way that all real digits' does: with the last layer at zero, at the default start,
   and after 200 steps on real digits; in the last layer and below it?
 
-The second command asks the first question of CIFAR-10, with networks of width 128: random photographs, five sets each,
+The second command asks the first question of real digits that were chosen, one of each class: five sets, made as those
+of benchmarks/coresets.py. How far from the classes' means are they, and random and learned ones: in all directions, and
+in those nine alone in which the classes' means differ, the mean of the ten means set aside?
+
+The third command asks the first question of CIFAR-10, with networks of width 128: random photographs, five sets each,
 the stored condensed ones, and 400 real ones of each class as all. Then it trains networks of width 32 by the quick
 judge: all layers; the last one alone; and the last one with all embeddings of a class shifted so that their mean is
 that of the real ones, or of random ones. What does the gain owe to the layers below, and what to right means?
@@ -18,13 +23,14 @@ Last, the quick judge in two variants: as wide as the published one, or with twi
 which is three times as large. Do they add to the gain?
 PATH.npz holds x_train, y_train, x_test and y_test.
 
-Rows go to dmtutor/results/first_step.json; ten minutes of one core, and a quarter of an hour.
+Rows go to dmtutor/results/first_step.json; ten minutes of one core, one minute, and a quarter of an hour.
 """
 
 import argparse
 from itertools import islice
 from pathlib import Path
 
+import coresets
 import torch
 import torch.nn.functional as F
 from cifar10 import split
@@ -138,6 +144,40 @@ def trained(data, seed, layers, other):
     return network
 
 
+@torch.no_grad()
+def strayed(network, data, real):
+    """Mean squared distance of a set's class means from the real ones: in all, and where the real ones differ."""
+    means, there = class_means(network, data), real - real.mean(0)
+    apart = means - real
+    centred = apart - apart.mean(0)
+    span = torch.linalg.svd(there, full_matrices=False).Vh[: len(real) - 1]
+    return [round(float(x.square().sum(1).mean()), 3) for x in (apart, centred @ span.T)]
+
+
+def chosen():
+    """What one step on chosen digits reads, and how far they, random and learned ones are from the classes' means."""
+    table, (train, test) = Table("first_step"), load("mnist5k")
+    made = {
+        "chosen, 1": [coresets.make("chosen", "Herding", "trained", 1, s, train) for s in range(5)],
+        "random, 1": [random_subset(train, 1, generator=seeded(s)) for s in range(5)],
+        "condensed, 1": [results.images(name) for name in ("mnist5k_dm_1", "mnist5k_dm_1_4")],
+    }
+    networks = [network_at("zero", train, UNSEEN + j) for j in range(NETWORKS)]
+    real = [class_means(network, train) for network in networks]
+    for name, sets in made.items():
+        if not table.find(experiment="one step", set=name):
+            right = torch.stack([torch.stack([one_step(net, s, test) for net in networks]) for s in sets])
+            table.add({"experiment": "one step", "set": name, "accuracies": results.pack(Accuracies(right))})
+            print(f"{name}: {Accuracies(right)}", flush=True)
+        if not table.find(experiment="distance", set=name):
+            found = [[strayed(net, s, there) for net, there in zip(networks, real, strict=True)] for s in sets]
+            every, between = torch.tensor(found).unbind(-1)
+            row = {"experiment": "distance", "set": name, "all": every.tolist(), "between": between.tolist()}
+            row |= {k: [[round(v, 3) for v in one] for one in row[k]] for k in ("all", "between")}
+            table.add(row)
+            print(f"  distance: {every.mean():.2f}, between classes {between.mean():.2f}", flush=True)
+
+
 def photographs(path):
     """What one step reads on CIFAR-10, for networks that no set has met; how far images stray, digits beside them.
 
@@ -199,8 +239,12 @@ def add_trained(table, key, pairs, seeds, test):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--photographs", type=Path)
+    parser.add_argument("--chosen", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.chosen:
+        chosen()
+        return
     if asked.photographs:
         photographs(asked.photographs)
         return

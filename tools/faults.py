@@ -21,10 +21,12 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
     "04_siamese_augmentation": [
         ("assert likeness(one, four) > 0.85", "one, two = two, one"),
         ("assert loss.low > 0", "loss = gain"),
+        ("assert training ==", "training[10] = training[1]"),
     ],
     "05_distribution_matching": [
         ("assert 0.4 < one.mean < 0.56", "ours = one"),
         ("assert sum(nearer) >= 6", "nearer[EIGHT] = False"),
+        ("assert 0.4 < near_between", "near_between = far_between"),
     ],
     "06_full_algorithm": [
         ("assert 0.9 < forward_real / a_step", "a_step = forward_real"),
