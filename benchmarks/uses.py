@@ -3,6 +3,7 @@
     python benchmarks/uses.py --runs FOLDER continual
     python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz photographs
     python benchmarks/uses.py --runs FOLDER --data MNIST.npz search
+    python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz search-photographs
     python benchmarks/uses.py --runs FOLDER private
     python benchmarks/uses.py --runs FOLDER cut
     python benchmarks/uses.py --runs FOLDER bytes
@@ -17,7 +18,8 @@
 On the library's digits: ``continual`` trains networks on what a memory holds after each of five tasks of two classes,
 in five orders; ``photographs`` does that with the stored set of CIFAR-10, in three (x_train, y_train, x_test, y_test);
 ``search`` trains 36 networks on all digits and on proxies of 100, and scores those of the whole set on the 10,000 test
-images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits;
+images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits, and
+``search-photographs`` the same networks on CIFAR-10;
 ``private`` follows runs from real images and from noise, and measures how near their images are to those that were
 used; ``cut`` takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the
 room they take, ``photograph-bytes`` those of photographs, with the sets that ``beyond.py condense`` made in the same
@@ -83,6 +85,7 @@ AXES = {
 }
 GRID = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
 TRUTH = {"steps": 600, "lr": 0.01, "batch_size": 64}
+PHOTOGRAPH_TRUTH = {**TRUTH, "steps": 1200}
 PROXY = {"steps": 150, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
 PREFIXES = (1, 2, 5, 10)
 SIZES = {"noise": (4, 10, 40, 100, 400), "real": (4, 40, 400)}  # of a class, by what a run starts from
@@ -456,9 +459,24 @@ def search(table, folder, path):
         table.add({**key, "grid": GRID, "parameters": sizes})
 
 
-def score(table, kind, name, number, data, test, budget, seed):
+def search_photographs(table, path):
+    """The same networks on CIFAR-10, by proxies of a hundred photographs; proxies are scored on the images held out."""
+    real, validation, test = split(path)
+    name = "search photographs"
+    for seed in range(2):
+        score(table, "truth", "Whole set", seed, real, test, PHOTOGRAPH_TRUTH, seed=seed, experiment=name)
+        proxies = {"Random": random_subset(real, 10, generator=seeded(seed)), "Early stopping": real,
+                   "Herding": prefix(herded(real, seed), 10)}
+        if seed == 0:
+            proxies["DM"] = results.images("cifar10_dm_10")
+        for kind, proxy in proxies.items():
+            judge = validation.normalized_like(proxy)
+            score(table, "proxy", kind, seed, proxy, judge, PROXY, seed=2 + seed, experiment=name)
+
+
+def score(table, kind, name, number, data, test, budget, seed, experiment="search"):
     """Which test images each network of GRID has right: a row of (36, 1, n)."""
-    key = {"experiment": "search", "kind": kind, "set": name, "number": number}
+    key = {"experiment": experiment, "kind": kind, "set": name, "number": number}
     if table.find(**key) is None:
         right = []
         for k, fields in enumerate(GRID):
@@ -507,7 +525,9 @@ def against_time(table, path):
     real, _, test = split(path)
     few = test.select(torch.arange(0, len(test), 5))
     sets = {("All", 4500): real, **{("DM", ipc): results.images(f"cifar10_dm_{ipc}") for ipc in (1, 10)}}
-    for steps, (name, ipc) in itertools.product((50, 100, 200, 400), sets):
+    for steps, (name, ipc) in itertools.product((10, 20, 50, 100, 200, 400, 800, 1600), sets):
+        if name == "DM" and steps not in (50, 100, 200, 400):
+            continue  # by then their curves are flat
         recipe = Recipe(width=128, steps=steps, lr=0.01)
         judge = few.normalized_like(sets[name, ipc])
         follow(table, "photographs", name, ipc, sets[name, ipc], judge, recipe, networks=1)
@@ -819,10 +839,10 @@ def main():
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     tasks = ("continual", "photographs", "search", "private", "cut", "bytes", "photograph-bytes", "clients", "leak",
-             "protect", "seconds", "time", "rough")
+             "protect", "search-photographs", "seconds", "time", "rough")
     parser.add_argument("task", choices=tasks)
     asked = parser.parse_args()
-    if asked.task in ("photographs", "photograph-bytes", "search", "time", "rough") and not asked.data:
+    if asked.task in ("photographs", "photograph-bytes", "search", "search-photographs", "time", "rough") and not asked.data:
         parser.error(f"--data is required for {asked.task}")
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
@@ -836,6 +856,8 @@ def main():
             photographs(table, asked.data)
         case "search":
             search(table, asked.runs, asked.data)
+        case "search-photographs":
+            search_photographs(table, asked.data)
         case "private":
             private(table, asked.runs)
         case "cut":
