@@ -1,12 +1,13 @@
 """DD, DC, DSA and DM on MNIST-5k at one processor time: the tables of chapters 4, 7 and 8.
 
     python benchmarks/predecessors.py                 # all of it: about 100 minutes of one core
-    python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder, search_equal, equal, path
+    python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder, search_equal, equal, path, own
 
 Every method has the same time to condense and the same number of settings to choose from, on a validation part of
 the training images. The test images are read by `ladder` alone, with the setting that `search` favoured. `path` says
 how far networks that learn from one set of each method stray from their real path, as in chapter 8's first picture,
-and how far the set is from real digits by DC's own distance; DM also in as many steps as DC. Results go to
+and how far the set is from real digits by DC's own distance; DM also in as many steps as DC.
+`own` judges DD's first set at ten images after its own ten steps. Results go to
 dmtutor/results/predecessors.json, row by row, so a run that was stopped goes on where it was. One thread does the
 work, and seconds are the processor's, so they hardly depend on what else the machine does.
 """
@@ -16,6 +17,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,8 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dmtutor import ConvNet, Recipe, evaluate, load, random_subset, results
 from dmtutor.condensation import METHODS
 from dmtutor.data import batches
+from dmtutor.evaluation import correctness
 from dmtutor.gradient_matching import gradient_distance
 from dmtutor.steps import start
+from dmtutor.unrolling import train_as_learned
 
 NETWORKS = 2  # for each set
 SETS = {1: 5, 10: 3}
@@ -147,6 +151,13 @@ def along_paths(sets, train):
     return {"strays": strays, "angles": angles}
 
 
+def after_ten_steps(made, sizes, test):
+    """What five fresh networks read after training on a set with these step sizes, nothing else."""
+    made = replace(made, meta={**made.meta, "step_sizes": sizes})
+    nets = (ConvNet(channels=1, image_size=28, width=32, generator=seeded(i)) for i in range(100, 105))
+    return [round(float(correctness(train_as_learned(net, made), test).double().mean()), 4) for net in nets]
+
+
 def main(wanted):
     torch.set_num_threads(1)
     train, test = load("mnist5k")
@@ -193,6 +204,18 @@ def main(wanted):
             best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean)
             changes = {**best["changes"], **more}
             store({"experiment": name, "method": "DM", "ipc": 1, "changes": changes}, SETS[1], train, test)
+
+    (chosen,) = (row["changes"] for row in table.rows if row["experiment"] == "ladder" and row["method"] == "DD"
+                 and row["ipc"] == 10)
+    if missing(experiment="own", method="DD", ipc=10):
+        distilled = make("DD", train, 0, {"ipc": 10, **chosen})[0]
+        etas = {"DD": [distilled.meta["step_sizes"]], "Random": [[eta] * 10 for eta in (0.05, 0.1, 0.2, 0.4)]}
+        for method, made in (("Random", random_subset(train, 10, generator=seeded(0))), ("DD", distilled)):
+            made = replace(made, meta=distilled.meta)
+            read = [after_ten_steps(made, sizes, test) for sizes in etas[method]]
+            table.add({"experiment": "own", "method": method, "ipc": 10, "changes": {}, "step_sizes": etas[method],
+                       "read": read})
+            print(method, read, flush=True)
 
     few = {"iterations": 125, "lr_img": 10.0}  # DC's steps
     asked = [(m, {}) for m in ("Random", "DC", "DSA", "DM")] + [("DM", few), ("DM", {**few, "augment": "none"})]
