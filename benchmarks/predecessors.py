@@ -1,27 +1,37 @@
 """DD, DC, DSA and DM on MNIST-5k at one processor time: the tables of chapters 4, 7 and 8.
 
     python benchmarks/predecessors.py                 # all of it: about 100 minutes of one core
-    python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder, search_equal, equal
+    python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder, search_equal, equal, path, own
 
 Every method has the same time to condense and the same number of settings to choose from, on a validation part of
-the training images. The test images are read by `ladder` alone, with the setting that `search` favoured. Results go
-to dmtutor/results/predecessors.json, row by row, so a run that was stopped goes on where it was. One thread does
-the work, and seconds are the processor's, so they hardly depend on what else the machine does.
+the training images. The test images are read by `ladder` alone, with the setting that `search` favoured. `path` says
+how far networks that learn from one set of each method stray from their real path, as in chapter 8's first picture,
+and how far the set is from real digits by DC's own distance; DM also in as many steps as DC.
+`own` judges DD's first set at ten images after its own ten steps. Results go to
+dmtutor/results/predecessors.json, row by row, so a run that was stopped goes on where it was. One thread does the
+work, and seconds are the processor's, so they hardly depend on what else the machine does.
 """
 
+import itertools
 import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from store import Table, peak_above, seeded, start_peak
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmtutor import Recipe, evaluate, load, random_subset, results
+from dmtutor import ConvNet, Recipe, evaluate, load, random_subset, results
 from dmtutor.condensation import METHODS
+from dmtutor.data import batches
+from dmtutor.evaluation import correctness
+from dmtutor.gradient_matching import gradient_distance
 from dmtutor.steps import start
+from dmtutor.unrolling import train_as_learned
 
 NETWORKS = 2  # for each set
 SETS = {1: 5, 10: 3}
@@ -47,6 +57,7 @@ SETTINGS = {  # method: ipc: two settings to choose from
 }
 
 EQUAL = [{"iterations": 230, "lr_img": lr} for lr in (0.5, 1.0)]  # DM at one image: as many steps as DC takes
+STARTS = (50, 51, 52)  # networks of the paths
 
 
 def new_steps(method, train, seed, changes):
@@ -110,6 +121,43 @@ def cost(method, changes):
     return json.loads(done.stdout)
 
 
+def path(data, number):
+    """The weights at the start and after 60 updates on data."""
+    net = ConvNet(channels=1, image_size=28, width=16, generator=seeded(number))
+    sgd = torch.optim.SGD(net.parameters(), lr=0.02)
+    begin = torch.nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+    for rows in itertools.islice(batches(len(data), 100, seeded(0)), 60):
+        sgd.zero_grad()
+        F.cross_entropy(net(data.images[rows]), data.labels[rows]).backward()
+        sgd.step()
+    return begin, torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+
+
+def push(net, images, c):
+    loss = F.cross_entropy(net(images), torch.full((len(images),), c))
+    return torch.autograd.grad(loss, list(net.parameters()))
+
+
+def along_paths(sets, train):
+    """For each start and its set: how far the path strays, and DC's distance to a hundred real digits of a class."""
+    strays, angles = [], []
+    for number, made in zip(STARTS, sets, strict=True):
+        (begin, real), (_, end) = path(train, number), path(made, number)
+        strays.append(round(float((end - real).norm() / (real - begin).norm()), 3))
+        net = ConvNet(channels=1, image_size=28, width=32, generator=seeded(number))
+        apart = [gradient_distance(push(net, train.of_class(c)[:100], c), push(net, made.of_class(c), c))
+                 for c in range(10)]
+        angles.append(round(float(sum(apart)) / 10, 2))
+    return {"strays": strays, "angles": angles}
+
+
+def after_ten_steps(made, sizes, test):
+    """What five fresh networks read after training on a set with these step sizes, nothing else."""
+    made = replace(made, meta={**made.meta, "step_sizes": sizes})
+    nets = (ConvNet(channels=1, image_size=28, width=32, generator=seeded(i)) for i in range(100, 105))
+    return [round(float(correctness(train_as_learned(net, made), test).double().mean()), 4) for net in nets]
+
+
 def main(wanted):
     torch.set_num_threads(1)
     train, test = load("mnist5k")
@@ -156,6 +204,33 @@ def main(wanted):
             best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean)
             changes = {**best["changes"], **more}
             store({"experiment": name, "method": "DM", "ipc": 1, "changes": changes}, SETS[1], train, test)
+
+    (chosen,) = (row["changes"] for row in table.rows if row["experiment"] == "ladder" and row["method"] == "DD"
+                 and row["ipc"] == 10)
+    if missing(experiment="own", method="DD", ipc=10):
+        distilled = make("DD", train, 0, {"ipc": 10, **chosen})[0]
+        etas = {"DD": [distilled.meta["step_sizes"]], "Random": [[eta] * 10 for eta in (0.05, 0.1, 0.2, 0.4)]}
+        for method, made in (("Random", random_subset(train, 10, generator=seeded(0))), ("DD", distilled)):
+            made = replace(made, meta=distilled.meta)
+            read = [after_ten_steps(made, sizes, test) for sizes in etas[method]]
+            table.add({"experiment": "own", "method": method, "ipc": 10, "changes": {}, "step_sizes": etas[method],
+                       "read": read})
+            print(method, read, flush=True)
+
+    few = {"iterations": 125, "lr_img": 10.0}  # DC's steps
+    asked = [(m, {}) for m in ("Random", "DC", "DSA", "DM")] + [("DM", few), ("DM", {**few, "augment": "none"})]
+    for method, changes in asked:
+        key = {"experiment": "path", "method": method, "ipc": 10, "changes": changes}
+        if missing(**key):
+            if method == "Random":
+                sets = [random_subset(train, 10, generator=seeded(i)) for i in range(len(STARTS))]
+            elif changes:
+                sets = [make(method, train, 0, {"ipc": 10, **changes})[0]] * len(STARTS)
+            else:  # the first set of the ladder, which ladder.py has stored
+                sets = [results.images(f"mnist5k_{method.lower()}_10")] * len(STARTS)
+            row = along_paths(sets, train)
+            table.add({**key, **row})
+            print(key, row, flush=True)
 
 
 if __name__ == "__main__":

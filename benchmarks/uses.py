@@ -205,21 +205,23 @@ STORED = (  # what is kept, images of a class, bits of a number; 16 and 32 are f
 )
 SMALL = {"width": 16, "steps": 200, "lr": 0.01}
 JUDGES = {"small convnet": SMALL, "convnet": {}, "mlp": {"model": "mlp"}}
+LARGER_STEP = {"mlp, larger step": {"model": "mlp", "lr": 0.01}}  # of two random digits of a class: chapter 9's pairs
 
 
 def by_bytes(table, folder):
     """Five memories of each kind, all ten classes seen; how many images, and in how many bits a number."""
     train, test = load("mnist5k")
     for name, ipc, bits in STORED:
+        judges = JUDGES | (LARGER_STEP if (name, ipc) == ("Random", 2) else {})
         keys = {judge: {"experiment": "bytes", "memory": name, "ipc": ipc, "bits": bits, "judge": judge}
-                for judge in JUDGES}
+                for judge in judges}
         if all(table.find(**key) for key in keys.values()):
             continue
         sets = [stored(remembered(folder, train, name, ipc, seed), bits)
                 for seed in range(1 if name == "Herding" else ORDERS)]
         for judge, key in keys.items():
             networks = 1 if judge == "convnet" else NETWORKS
-            table.judge(key, sets, test, networks=networks, recipe=Recipe(**JUDGES[judge]))
+            table.judge(key, sets, test, networks=networks, recipe=Recipe(**judges[judge]))
 
 
 def remembered(folder, train, name, ipc, seed):
