@@ -1,10 +1,12 @@
-"""What augmentation does to learned digits, on MNIST-5k: the tables of chapter 4.
+"""What augmentation does to learned digits, on MNIST-5k, and to photographs: the tables of chapter 4.
 
-    python benchmarks/augmentation.py                 # all of it: about twenty minutes of one core
+    python benchmarks/augmentation.py                 # all digits: about twenty minutes of one core
     python benchmarks/augmentation.py operation       # some of: operation, siamese, recipe, pairs
+    python benchmarks/augmentation.py PATH.npz        # photographs: a quarter of an hour
 
 One image per class and short runs, judged on a validation part of the training images; the test images are not read.
-Results go to dmtutor/results/augmentation.json, row by row, so a run that was stopped goes on where it was. One
+Of CIFAR-10, in PATH.npz, DM learns ten photographs of each class by the library's defaults: with all six operations or
+none, judged by networks that train with all six or none. Results go to dmtutor/results/augmentation.json, row by row, so a run that was stopped goes on where it was. One
 thread does the work, and seconds are the processor's.
 """
 
@@ -13,6 +15,7 @@ import time
 from dataclasses import replace
 
 import torch
+from cifar10 import split
 from store import Table, seeded
 
 from dmtutor import ConvNet, DMConfig, Recipe, SiameseAugment, dm_steps, evaluate, load, random_subset, results
@@ -107,6 +110,26 @@ def make(key, real, seed):
     return synthetic, round(time.process_time() - start, 1)
 
 
+def photographs(table, path):
+    """Ten of each class, learned and judged with all six operations or without."""
+    real, validation, _ = split(path)
+    every = "_".join(OPERATIONS)
+    for augment, draws in (("none", "shared"), (every, "shared"), (every, "independent")):
+        keys = [{"experiment": "photographs", "method": "DM", "augment": augment, "draws": draws, "recipe": judge}
+                for judge in ("none", every)]
+        if all(table.find(**key) for key in keys):
+            continue
+        sets, start = [], time.process_time()
+        for seed in range(SETS):
+            steps = dm_steps(real, config=DMConfig(ipc=10, augment=augment), generator=seeded(seed))
+            if draws == "independent":
+                steps.augment = TwoDraws(augment)
+            sets.append(steps.finish())
+        seconds = round((time.process_time() - start) / SETS, 1)
+        for key in keys:
+            table.judge({**key, "seconds": seconds}, sets, validation, networks=1, recipe=Recipe(augment=key["recipe"]))
+
+
 def main(wanted):
     torch.set_num_threads(1)
     train, _ = load("mnist5k")
@@ -114,6 +137,9 @@ def main(wanted):
     configs = {name: str(config) for name, (_, config) in METHODS.items()}
     recipe = f"{Recipe()}, {NETWORKS} networks for each set"
     table = Table("augmentation", command="python benchmarks/augmentation.py", configs=configs, recipe=recipe)
+    if wanted and wanted[0].endswith(".npz"):
+        photographs(table, wanted[0])
+        return
     for key, judge in settings():
         if (wanted and key["experiment"] not in wanted) or table.find(**key):
             continue
