@@ -37,11 +37,11 @@ class TwoDraws(SiameseAugment):
 
     def sample(self, k, *, generator, **more):
         first, second = (super(TwoDraws, self).sample(k, generator=generator, **more) for _ in range(2))
-        return Draws(torch.stack([first.operation, second.operation]), torch.stack([first.u, second.u]))
+        return Draws(torch.stack([first.operation, second.operation], 1), torch.stack([first.u, second.u], 1))
 
     def apply(self, x, draws):
         side = int(x.requires_grad)
-        return super().apply(x, Draws(draws.operation[side], draws.u[side]))
+        return super().apply(x, Draws(draws.operation[:, side], draws.u[:, side]))
 
 
 def condensed(method, real, seed, strategy, draws):

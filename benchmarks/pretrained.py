@@ -71,7 +71,9 @@ CONTROLS = {  # name: (method, fields), through Lite0
     "squared distance": ("Squared", {}),
     "heads 0, class by class": ("Heads", {"scale": 0.0, "by_class": True}),
     "heads 3, 16 a step": ("Heads", {"scale": 3.0, "heads": 16}),
-    "heads 3, longer": ("Heads", {"scale": 3.0, "iterations": 240}),
+    "heads 3, four a step": ("Heads", {"scale": 3.0}),
+    "heads 3, longer": ("Heads", {"scale": 3.0, "heads": 16, "iterations": 240}),
+    "unchanged, longer": ("Means", {"iterations": 240}),
     "ten a class": ("Means", {"ipc": 10}),
 }
 RUNS |= TRIALS | {
@@ -255,13 +257,14 @@ def probed(sets, seen, labels, C=10.0):
 
 def choose(table, path, folder):
     """Step sizes on the images held out, and the penalty of the probe."""
-    seen, labels = features(folder, "Lite0")["validation"], part(path, "validation").labels
+    labels = part(path, "validation").labels
     for run in [run for run in RUNS if run not in FIXED]:
         key = {"experiment": "validation", "run": run}
         sets, seconds = made(path, folder, run, 1)
         if sets and table.find(**key) is None:
-            found = probed([(network("Lite0").embeddings(one), one.labels) for one in sets], seen, labels)
-            table.add({**key, **RUNS[run][2], "seconds": seconds, "mean": round(found.mean, 4)})
+            found = [probed([(network(name).embeddings(one), one.labels) for one in sets],
+                            features(folder, name)["validation"], labels).mean for name in NETWORKS]
+            table.add({**key, **RUNS[run][2], "seconds": seconds, "means": [round(mean, 4) for mean in found]})
             print(f"{key}: {found}", flush=True)
     train = part(path, "train")
     for C in (1.0, 10.0, 100.0):
@@ -304,9 +307,9 @@ def nearest_to_centroids(points, n):
 
 
 def best_step_size(table, name):
-    """The best one on the images held out."""
+    """The best one on the images held out, on average over the networks."""
     rows = [row for row in table.rows if row["experiment"] == "validation" and row["run"].startswith(f"{name}, step")]
-    return max(rows, key=lambda row: row["mean"])["lr_img"] if rows else None
+    return max(rows, key=lambda row: sum(row["means"]))["lr_img"] if rows else None
 
 
 def test(table, path, folder, experiment):
@@ -354,8 +357,9 @@ def test(table, path, folder, experiment):
                 add(control, learned(sets), seconds=seconds, lr_img=lr)
         if experiment == "test":
             geometry(table, name, z, means, train)
-            sets = [train.select(chosen_rows(train, first, i, nearest)) for i in range(10)]
-            add("Nearest, blurred", learned(sets, change=blurred))
+            begun = [make(path, folder, "one network", seed).synthetic for seed in range(10)]
+            add("one network, as begun", learned(begun))
+            add("one network, as begun, blurred", learned(begun, change=blurred))
             sets, _ = made(path, folder, "one network")
             if sets:
                 add("one network, 8 bits", learned(sets, change=in_8_bits))
