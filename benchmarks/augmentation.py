@@ -6,8 +6,8 @@
 
 One image per class and short runs, judged on a validation part of the training images; the test images are not read.
 Of CIFAR-10, in PATH.npz, DM learns ten photographs of each class by the library's defaults: with all six operations or
-none, judged by networks that train with all six or none. Results go to dmtutor/results/augmentation.json, row by row, so a run that was stopped goes on where it was. One
-thread does the work, and seconds are the processor's.
+none, judged by networks that train with all six or none. Results go to dmtutor/results/augmentation.json, row by row,
+so a run that was stopped goes on where it was. One thread does the work, and seconds are the processor's.
 """
 
 import sys

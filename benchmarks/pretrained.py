@@ -266,7 +266,7 @@ def choose(table, path, folder):
                             features(folder, name)["validation"], labels).mean for name in NETWORKS]
             table.add({**key, **RUNS[run][2], "seconds": seconds, "means": [round(mean, 4) for mean in found]})
             print(f"{key}: {found}", flush=True)
-    train = part(path, "train")
+    train, seen = part(path, "train"), features(folder, "Lite0")["validation"]
     for C in (1.0, 10.0, 100.0):
         key = {"experiment": "penalty", "C": C}
         if table.find(**key) is None:

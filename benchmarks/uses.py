@@ -844,7 +844,8 @@ def main():
              "protect", "search-photographs", "seconds", "time", "rough")
     parser.add_argument("task", choices=tasks)
     asked = parser.parse_args()
-    if asked.task in ("photographs", "photograph-bytes", "search", "search-photographs", "time", "rough") and not asked.data:
+    with_data = ("photographs", "photograph-bytes", "search", "search-photographs", "time", "rough")
+    if asked.task in with_data and not asked.data:
         parser.error(f"--data is required for {asked.task}")
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
