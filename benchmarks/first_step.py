@@ -146,16 +146,13 @@ def trained(data, seed, layers, other):
 
 @torch.no_grad()
 def strayed(network, data, real):
-    """Mean squared distance of a set's class means from the real ones: in all, and where the real ones differ."""
-    means, there = class_means(network, data), real - real.mean(0)
-    apart = means - real
-    centred = apart - apart.mean(0)
-    span = torch.linalg.svd(there, full_matrices=False).Vh[: len(real) - 1]
-    return [round(float(x.square().sum(1).mean()), 3) for x in (apart, centred @ span.T)]
+    """Mean squared distance of a set's class means from the real ones."""
+    return round(float((class_means(network, data) - real).square().sum(1).mean()), 3)
 
 
 def chosen():
-    """What one step on chosen digits reads, and how far they, random and learned ones are from the classes' means."""
+    """What chosen, random and learned digits teach in a step, how far they are from the classes' means, and what they
+    teach a last layer as they are and with right means."""
     table, (train, test) = Table("first_step"), load("mnist5k")
     made = {
         "chosen, 1": [coresets.make("chosen", "Herding", "trained", 1, s, train) for s in range(5)],
@@ -171,11 +168,11 @@ def chosen():
             print(f"{name}: {Accuracies(right)}", flush=True)
         if not table.find(experiment="distance", set=name):
             found = [[strayed(net, s, there) for net, there in zip(networks, real, strict=True)] for s in sets]
-            every, between = torch.tensor(found).unbind(-1)
-            row = {"experiment": "distance", "set": name, "all": every.tolist(), "between": between.tolist()}
-            row |= {k: [[round(v, 3) for v in one] for one in row[k]] for k in ("all", "between")}
-            table.add(row)
-            print(f"  distance: {every.mean():.2f}, between classes {between.mean():.2f}", flush=True)
+            table.add({"experiment": "distance", "set": name, "all": found})
+        for layers in ("last", "last, means of the real"):
+            key = {"experiment": "trained, digits", "set": name, "layers": layers}
+            if not table.find(**key):
+                add_trained(table, key, [(s, train) for s in sets], range(UNSEEN, UNSEEN + 2), test)
 
 
 def photographs(path):

@@ -339,8 +339,9 @@ def as_file(pixels, quality):
 
 CLIENTS = 10
 LEAST = 10  # of a class with fewer images a client sends nothing
-ROUNDS = {8: (1, 2, 5, 10, 20, 40), 32: (1, 2, 5, 10)}  # by the network's width
-LOCAL = {"steps": 20, "lr": 0.01, "batch_size": 32}
+ROUNDS = {8: (1, 2, 3, 5, 10, 20)}  # by the network's width
+LOCAL = {"steps": 180, "lr": 0.1, "batch_size": 32}  # the best of these after five rounds
+LOCALS = [{"steps": steps, "lr": lr, "batch_size": 32} for steps in (20, 60, 180) for lr in (0.01, 0.03, 0.1)]
 
 
 def clients(table, folder):
@@ -401,30 +402,45 @@ def in_proportion(sent, parts):
 
 
 def averaged(table, parts, test, seed, width):
-    """Federated averaging: every client trains on and sends how its weights changed, a byte a number; their mean, by
-    numbers of images, goes back."""
+    """What is read after some rounds of federated averaging."""
     key = {"experiment": "clients", "sent": "weights", "width": width, "seed": seed}
     if table.find(**key):
         return
+    for round_, size, accuracies in federated(parts, test, seed, width, ROUNDS[width], LOCAL):
+        table.add({**key, "rounds": round_, "parameters": size, "bytes": size * CLIENTS * round_,
+                   "accuracies": results.pack(accuracies)})
+        print(f"{key}, {round_} rounds: {accuracies}", flush=True)
+
+
+def federated(parts, test, seed, width, rounds, local):
+    """Every client trains on and sends how its weights changed, a byte a number; their mean, by numbers of images, goes
+    back. After each of these rounds: its number, how many weights there are, and the accuracies."""
     recipe, draw = Recipe(width=width), seeded(seed)
     network = recipe.network(test.images[:1], 10, generator=draw)
     size = sum(p.numel() for p in network.parameters())
     shares = torch.tensor([len(part) / sum(map(len, parts)) for part in parts])
-    answers = {}
-    for round_ in range(1, max(ROUNDS[width]) + 1):
+    for round_ in range(1, max(rounds) + 1):
         start, trained = [p.detach().clone() for p in network.parameters()], []
         for part in parts:
             network.load_parameters(start)
-            go_on(network.requires_grad_(True), part, draw=draw, **LOCAL)
+            go_on(network.requires_grad_(True), part, draw=draw, **local)
             trained.append([eight_bits(p.detach() - old) for p, old in zip(network.parameters(), start, strict=True)])
         changes = [torch.einsum("n,n...->...", shares, torch.stack(each)) for each in zip(*trained, strict=True)]
         network.load_parameters([old + change for old, change in zip(start, changes, strict=True)])
-        if round_ in ROUNDS[width]:
-            answers[round_] = Accuracies(correctness(network.eval(), test)[None, None])
-    for round_, accuracies in answers.items():
-        table.add({**key, "rounds": round_, "parameters": size, "bytes": size * CLIENTS * round_,
-                   "accuracies": results.pack(accuracies)})
-        print(f"{key}, {round_} rounds: {accuracies}", flush=True)
+        if round_ in rounds:
+            yield round_, size, Accuracies(correctness(network.eval(), test)[None, None])
+
+
+def local_training(table):
+    """How long, and by which step, a client trains in a round: tried on another draw, on digits held out."""
+    rest, held_out = load("mnist5k")[0].split(0.2, generator=seeded(0))
+    parts = uneven_parts(rest, 10)
+    for local in LOCALS:
+        key = {"experiment": "clients, choice", **local}
+        if table.find(**key) is None:
+            found = federated(parts, held_out, 10, 8, (2, 5, 10), local)
+            table.add({**key, "read": {round_: round(a.mean, 4) for round_, _, a in found}})
+            print(table.rows[-1], flush=True)
 
 
 def eight_bits(x):
@@ -870,6 +886,7 @@ def main():
         case "photograph-bytes":
             photographs_by_bytes(table, asked.runs, asked.data)
         case "clients":
+            local_training(table)
             clients(table, asked.runs)
         case "protect":
             noisy_means(table)
