@@ -119,7 +119,7 @@ OTHER_JUDGES = {
     1: {"cutmix, longer": Translated.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]},
     10: {"1,000 epochs": Recipe.reference(), "soft labels": JUDGES[10]},  # as published: two steps an epoch if decoded
 }
-TOP = {1: ("+ cross-entropy",), 10: ("chosen at ten", "in 16 bits")}
+TOP = {1: ("+ cross-entropy", "+ characteristic functions, step 3"), 10: ("chosen at ten", "in 16 bits")}
 SHORT = Translated.reference(steps=400, batch_size=64)  # on up to 64 images it is the judge of one image per class
 BASELINES = ("Random", "Random tiles", "Herded tiles", "Surest tiles")
 CANDIDATES = 300  # of each class, from which a teacher takes the surest
