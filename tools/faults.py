@@ -26,7 +26,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
     "05_distribution_matching": [
         ("assert 0.4 < one.mean < 0.56", "ours = one"),
         ("assert sum(nearer) >= 6", "nearer[EIGHT] = False"),
-        ("assert 0.4 < near_between", "near_between = far_between"),
+        ('assert [f"{v:.1f}" for v in frozen.values()]', 'frozen["chosen", "last"] = 82.0'),
     ],
     "06_full_algorithm": [
         ("assert 0.9 < forward_real / a_step", "a_step = forward_real"),
