@@ -71,7 +71,6 @@ CONTROLS = {  # name: (method, fields), through Lite0
     "squared distance": ("Squared", {}),
     "heads 0, class by class": ("Heads", {"scale": 0.0, "by_class": True}),
     "heads 3, 16 a step": ("Heads", {"scale": 3.0, "heads": 16}),
-    "heads 3, four a step": ("Heads", {"scale": 3.0}),
     "heads 3, longer": ("Heads", {"scale": 3.0, "heads": 16, "iterations": 240}),
     "unchanged, longer": ("Means", {"iterations": 240}),
     "ten a class": ("Means", {"ipc": 10}),
@@ -283,17 +282,16 @@ def random_rows(train, seed, of=None):
     return torch.cat([rows[torch.randperm(len(rows), generator=drawn)[: of or 1]] for rows in train.rows_of_class])
 
 
-def chosen_rows(train, z, seed, order, centred=True):
-    """Of a random half of each class the images that ``order`` chooses, by unit features or by raw ones: (n,)."""
+def chosen_rows(train, z, seed, order):
+    """Of a random half of each class the images that ``order`` chooses, by unit features: (n,)."""
     half = random_rows(train, seed, of=PARTS["train"][2] // 2)
-    if centred:
-        z = unit(z, z[half].mean(0))
+    z = unit(z, z[half].mean(0))
     return torch.cat([rows[order(z[rows])] for rows in half.view(len(train.classes), -1)])
 
 
-def nearest(points, n=1):
-    """The points nearest to their mean: (n,)."""
-    return (points - points.mean(0)).square().sum(1).argsort()[:n]
+def nearest(points):
+    """The point nearest to their mean: (1,)."""
+    return (points - points.mean(0)).square().sum(1).argsort()[:1]
 
 
 def centroids(points, n):
@@ -335,13 +333,11 @@ def test(table, path, folder, experiment):
         centre, means = class_means(z, train)
         add("Random", chosen(random_rows(train, i) for i in range(10)))
         add("Random, ten", chosen(random_rows(train, i, of=10) for i in range(10)))
-        rules = {"Nearest": (nearest,), "Nearest, not centred": (nearest, False),
-                 "Nearest, ten": (functools.partial(nearest, n=10),),
-                 "Herding, ten": (functools.partial(herding_order, m=10),),
-                 "K-means, ten": (functools.partial(nearest_to_centroids, n=10),)}
+        rules = {"Nearest": nearest, "Herding, ten": functools.partial(herding_order, m=10),
+                 "K-means, ten": functools.partial(nearest_to_centroids, n=10)}
         first = features(folder, "Lite0")["train"]
         for method, rule in rules.items():
-            add(method, chosen(chosen_rows(train, first, i, *rule) for i in range(10)))
+            add(method, chosen(chosen_rows(train, first, i, rule) for i in range(10)))
         add("Mean vectors", [(means, each)], unit(seen, centre))
         add("All images", [(z, train.labels)])
         clusters = torch.cat([centroids(unit(z[rows], centre), 10) for rows in train.rows_of_class])
@@ -362,7 +358,8 @@ def test(table, path, folder, experiment):
             add("one network, as begun, blurred", learned(begun, change=blurred))
             sets, _ = made(path, folder, "one network")
             if sets:
-                add("one network, 8 bits", learned(sets, change=in_8_bits))
+                if name == "Lite0":
+                    add("one network, 8 bits", learned(sets, change=in_8_bits))
                 add("one network, blurred", learned(sets, change=blurred))
 
 
