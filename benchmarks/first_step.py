@@ -12,8 +12,8 @@ Five networks that no set has met look at them, unaugmented. Two questions for e
   and after 200 steps on real digits; in the last layer and below it?
 
 The second command asks the first question of real digits that were chosen, one of each class: five sets, made as those
-of benchmarks/coresets.py. How far from the classes' means are they, and random and learned ones: in all directions, and
-in those nine alone in which the classes' means differ, the mean of the ten means set aside?
+of benchmarks/coresets.py. How far from the classes' means are they, and random and learned ones? And what do these sets
+teach the last layer of a frozen network, as they are and shifted to the right means?
 
 The third command asks the first question of CIFAR-10, with networks of width 128: random photographs, five sets each,
 the stored condensed ones, and 400 real ones of each class as all. Then it trains networks of width 32 by the quick

