@@ -2,12 +2,15 @@
 
     python benchmarks/growth.py ipc classes size      # 12 minutes of one core; 5 GB
     python benchmarks/growth.py processes             # a minute of a quiet machine
+    python benchmarks/growth.py memory                # 7 minutes of one core
     python benchmarks/growth.py disk                  # 10 minutes of one core; 16 GB of temporary files
     python benchmarks/growth.py turns                 # a minute of one core
 
 ConvNet-128, six operations, 16 real images of each class in a step, noise for images. "blocks" is the default: at most
 16 images of one class in the network at a time. "plain" puts all images of all classes through at once; "one graph"
-is the plain loop: real images without a graph, class by class, and one backward pass of the sum of all. Every row is
+is the plain loop: real images without a graph, class by class, and one backward pass of the sum of all. "whole class"
+has a block as large as a class, so that nothing goes through the network twice. ``memory`` holds the default against
+these two on one machine. Every row is
 measured in a process of its own, one thread, after a first step that is not counted: processor seconds of a step, the
 median of three, and the peak of resident memory above what the process held with the data (Linux). The rows of
 ``processes`` have seconds on the clock, and one of them two threads. In the rows of ``disk`` 1,300 real images of each
@@ -43,6 +46,10 @@ SETTINGS = {
         *({"size": 64, "classes": classes, "variant": "plain"} for classes in (10, 30)),  # with 100 it would need 10 GB
         *({"size": 64, "classes": classes, "variant": "one graph"} for classes in (10, 30, 100, 300)),
     ],
+    "memory": [
+        *({"size": 64, "classes": classes} for classes in (10, 30, 100, 300, 1000)),
+        *({"ipc": 200, "variant": variant} for variant in ("blocks", "whole class")),
+    ],
     "size": [{"size": size} for size in DEPTH],
     "disk": [{"size": 64, "classes": classes, "on_disk": 1300} for classes in (10, 200, 1000)],
     "turns": [  # from memory and from a file in turns, since seconds of different days do not compare
@@ -59,8 +66,9 @@ def images(ipc, classes, size):
 
 
 def make_steps(real, ipc, variant, classes=None):
+    block = {"blocks": 16, "whole class": max(ipc, BATCH)}.get(variant, "all")
     config = DMConfig.reference(
-        ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=16 if variant == "blocks" else "all",
+        ipc=ipc, batch_real=BATCH, depth=DEPTH[real.images.shape[2]], block=block,
         augment="color_crop_cutout_flip_scale_rotate",
     )
     kind = OneGraph if variant == "one graph" else DMSteps
