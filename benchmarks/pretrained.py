@@ -72,7 +72,9 @@ CONTROLS = {  # name: (method, fields), through Lite0
     "heads 0, class by class": ("Heads", {"scale": 0.0, "by_class": True}),
     "heads 3, 16 a step": ("Heads", {"scale": 3.0, "heads": 16}),
     "heads 3, longer": ("Heads", {"scale": 3.0, "heads": 16, "iterations": 240}),
+    "heads 3, longest": ("Heads", {"scale": 3.0, "heads": 16, "iterations": 1200}),
     "unchanged, longer": ("Means", {"iterations": 240}),
+    "unchanged, longest": ("Means", {"iterations": 1200}),
     "ten a class": ("Means", {"ipc": 10}),
 }
 RUNS |= TRIALS | {

@@ -3,11 +3,13 @@
     python benchmarks/uses.py --runs FOLDER continual
     python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz photographs
     python benchmarks/uses.py --runs FOLDER --data MNIST.npz search
+    python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz search-photographs
     python benchmarks/uses.py --runs FOLDER private
     python benchmarks/uses.py --runs FOLDER cut
     python benchmarks/uses.py --runs FOLDER bytes
     python benchmarks/uses.py --runs FOLDER --data CIFAR10.npz photograph-bytes
     python benchmarks/uses.py --runs FOLDER clients
+    python benchmarks/uses.py --runs FOLDER processors
     python benchmarks/uses.py --runs FOLDER leak
     python benchmarks/uses.py --runs FOLDER protect
     python benchmarks/uses.py --runs FOLDER seconds
@@ -17,23 +19,28 @@
 On the library's digits: ``continual`` trains networks on what a memory holds after each of five tasks of two classes,
 in five orders; ``photographs`` does that with the stored set of CIFAR-10, in three (x_train, y_train, x_test, y_test);
 ``search`` trains 36 networks on all digits and on proxies of 100, and scores those of the whole set on the 10,000 test
-images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits;
-``private`` follows runs from real images and from noise, and measures how near their images are to those that were
-used; ``cut`` takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the
-room they take, ``photograph-bytes`` those of photographs, with the sets that ``beyond.py condense`` made in the same
-FOLDER; ``clients`` compares what ten clients may send; ``leak`` measures how well distances tell who was used, by how
-many images a class had, ``protect`` what noise on the class means costs and hides, beside those means alone;
-``seconds`` measures what each proxy of ``search`` costs; ``time`` asks how soon a training on all real images reaches
-what one on a learned set does; ``rough`` by which step photographs become rough. FOLDER keeps the sets that were made.
-Results go to dmtutor/results/uses.json, row by row, so a run that was stopped goes on where it was. One thread does the
-work: about 25 minutes for ``continual``, 25 for ``photographs``, 40 for ``search`` and ``bytes``, 20 for ``leak``,
-``protect``, ``photograph-bytes`` and ``time``, 10 for each of the others.
+images of MNIST in MNIST.npz (x_test, y_test), none of which is among the library's digits; ``search-photographs`` does
+so on CIFAR-10, DM's images those of ``beyond.py condense "DM, larger step" --ipc 10`` in the same FOLDER; ``private``
+follows runs from real images and from noise, and measures how near their images are to those that were used; ``cut``
+takes the first images of each class as a smaller set. ``bytes`` compares memories of ten classes by the room they take,
+``photograph-bytes`` those of photographs, with the sets that ``beyond.py condense`` made in the same FOLDER;
+``clients`` compares what ten clients may send, ``processors`` what they make on imitated processors; ``leak`` measures
+how well distances tell who was used, by how many images a class had, ``protect`` what noise on the class means costs
+and hides, beside those means alone; ``seconds`` measures what each proxy of ``search`` costs; ``time`` asks how soon a
+training on all real images reaches what one on a learned set does; ``rough`` by which step photographs become rough.
+FOLDER keeps the sets that were made. Results go to dmtutor/results/uses.json, row by row, so a run that was stopped
+goes on where it was. One thread does the work: about 25 minutes for ``continual``, 25 for ``photographs``, 40 for
+``search`` and ``bytes``, 50 for ``search-photographs``, 20 for ``leak``, ``protect``, ``photograph-bytes`` and
+``time``, 10 for each of the others.
 """
 
 import argparse
 import io
 import itertools
 import math
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import cache
@@ -70,6 +77,9 @@ from dmtutor.embeddings import RandomConvNets
 from dmtutor.evaluation import correctness, train_network
 from dmtutor.steps import start
 
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+from processors import INSTRUCTIONS, environment
+
 ORDERS = 5
 NETWORKS = 2
 MODELS = ("convnet", "mlp")
@@ -83,6 +93,7 @@ AXES = {
 }
 GRID = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
 TRUTH = {"steps": 600, "lr": 0.01, "batch_size": 64}
+PHOTOGRAPH_TRUTH = {**TRUTH, "steps": 1200}
 PROXY = {"steps": 150, "lr": 0.01, "batch_size": 100}  # as many images as early stopping sees
 PREFIXES = (1, 2, 5, 10)
 SIZES = {"noise": (4, 10, 40, 100, 400), "real": (4, 40, 400)}  # of a class, by what a run starts from
@@ -117,10 +128,6 @@ def continual(table, folder):
         }
         if ipc == 1:
             memories["All seen"] = (train, EVERYTHING)
-            for name, (memory, budget) in memories.items():  # is it the network, or its budget?
-                key = {"experiment": "larger step", "memory": name, "order": seed}
-                judge = {"networks": NETWORKS, "recipe": Recipe(model="mlp", lr=0.01, **budget)}
-                table.judge(key, memory, test, **judge)
         tasks = range(1, 6) if ipc == 1 else (5,)  # with two images the end alone, by one judge
         models = MODELS if ipc == 1 else MODELS[:1]
         for model, (name, (memory, budget)), task in itertools.product(models, memories.items(), tasks):
@@ -439,6 +446,36 @@ def local_training(table):
             print(table.rows[-1], flush=True)
 
 
+ON_A_PROCESSOR = """
+import sys, torch
+from dmtutor import DMConfig, dm_steps, files, load
+torch.set_num_threads(1)
+steps = dm_steps(load("mnist5k")[0], config=DMConfig(ipc=1, init="noise"), generator=torch.Generator().manual_seed(0))
+seen = {}
+for _ in steps:
+    if steps.iteration in (1, 5, 50, len(steps)):
+        seen[steps.iteration] = steps.synthetic.images
+files.write({"seen": seen}, sys.argv[1])
+"""
+
+
+def processors(table, folder):
+    """One run of the library's defaults from noise, on this processor and on two that are imitated: how far apart are
+    the images after some steps, as a share of their deviation, and what do they teach?"""
+    (_, test), images = load("mnist5k"), {}
+    for name in ("own", *INSTRUCTIONS):
+        path = folder / f"processor-{name}.pt"
+        if not path.exists():
+            there = {**os.environ, **environment(name, folder)}
+            subprocess.run([sys.executable, "-c", ON_A_PROCESSOR, path], env=there, check=True)
+        images[name] = files.read(path, keys=("seen",))["seen"]
+        apart = {i: float((x - images["own"][i]).square().mean().sqrt() / x.std()) for i, x in images[name].items()}
+        last = replace(results.images("mnist5k_dm_1"), images=list(images[name].values())[-1])
+        key = {"experiment": "processors", "processor": name}
+        table.judge(key, last, test, networks=5, recipe=Recipe(), apart=apart)
+        print(apart, flush=True)
+
+
 def eight_bits(x):
     """The nearest of 256 levels between the least and the largest value."""
     low, high = x.aminmax()
@@ -473,19 +510,39 @@ def search(table, folder, path):
         table.add({**key, "grid": GRID, "parameters": sizes})
 
 
-def score(table, kind, name, number, data, test, budget, seed):
-    """Which test images each network of GRID has right: a row of (36, 1, n)."""
-    key = {"experiment": "search", "kind": kind, "set": name, "number": number}
+def search_photographs(table, folder, path):
+    """The same networks on CIFAR-10, by proxies of a hundred photographs that are scored on the images held out."""
+    (real, validation, test), name = split(path), "search photographs"
+    for seed in range(3):
+        proxies = {
+            "Random": random_subset(real, 10, generator=seeded(seed)),
+            "Herding": prefix(herded(real, seed), 10),
+            "DM": beyond.found(real, "DM, larger step", 10, seed, folder)[0],
+            "Early stopping": real,
+        }
+        for kind, proxy in proxies.items():
+            judge = validation.normalized_like(proxy)
+            score(table, "proxy", kind, seed, proxy, judge, PROXY, 2 + seed, experiment=name)
+        if seed < 2:
+            score(table, "truth", "Whole set", seed, real, test, PHOTOGRAPH_TRUTH, seed, experiment=name)
+
+
+def score(table, kind, name, number, data, test, budget, seed, experiment="search"):
+    """Which test images each network of GRID has right: a row of (36, 1, n). How many, of photographs and in a truth
+    that is only compared with another."""
+    key = {"experiment": experiment, "kind": kind, "set": name, "number": number}
     if table.find(**key) is None:
         right = []
         for k, fields in enumerate(GRID):
-            network = train_network(
-                data, recipe=Recipe(**budget, **fields), generator=keyed_generator(seed, "train", k)
-            )
-            right.append(correctness(network, test))
+            recipe, draw = Recipe(**budget, **fields), keyed_generator(seed, "train", k)
+            right.append(correctness(train_network(data, recipe=recipe, generator=draw), test))
         accuracies = Accuracies(torch.stack(right)[:, None])
-        table.add({**key, "accuracies": results.pack(accuracies)})
         values = accuracies.values[:, 0]
+        if experiment == "search" and (kind, number) != ("truth", 0):
+            found = {"accuracies": results.pack(accuracies)}
+        else:
+            found = {"means": [round(float(v), 4) for v in values]}
+        table.add({**key, **found})
         print(f"{key}: {values.min():.3f} to {values.max():.3f}", flush=True)
 
 
@@ -837,10 +894,11 @@ def main():
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     tasks = ("continual", "photographs", "search", "private", "cut", "bytes", "photograph-bytes", "clients", "leak",
-             "protect", "seconds", "time", "rough")
+             "protect", "processors", "search-photographs", "seconds", "time", "rough")
     parser.add_argument("task", choices=tasks)
     asked = parser.parse_args()
-    if asked.task in ("photographs", "photograph-bytes", "search", "time", "rough") and not asked.data:
+    with_data = ("photographs", "photograph-bytes", "search", "search-photographs", "time", "rough")
+    if asked.task in with_data and not asked.data:
         parser.error(f"--data is required for {asked.task}")
     torch.set_num_threads(1)
     asked.runs.mkdir(exist_ok=True)
@@ -854,6 +912,10 @@ def main():
             photographs(table, asked.data)
         case "search":
             search(table, asked.runs, asked.data)
+        case "processors":
+            processors(table, asked.runs)
+        case "search-photographs":
+            search_photographs(table, asked.runs, asked.data)
         case "private":
             private(table, asked.runs)
         case "cut":
