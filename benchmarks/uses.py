@@ -63,6 +63,7 @@ from dmtutor import (
     Recipe,
     condense,
     dm_steps,
+    evaluate,
     files,
     from_arrays,
     herding,
@@ -265,8 +266,9 @@ PHOTOGRAPHS = (  # what is kept, images of a class or, of files, bytes; how
     *(("DM, tiles", 1, how) for how in ("4 bits", "webp")),
     *(("DM", ipc, "16 bits") for ipc in (1, 10)),
     (HERDING, 40, "8 bits"),
+    ("DM, seven tiles", 7, "webp"),
 )
-MADE_BY = {"DM": "DM, larger step", "DM, tiles": "+ decoding, 550 steps"}
+MADE_BY = {"DM": "DM, larger step", "DM, tiles": "+ decoding, 550 steps", "DM, seven tiles": "+ decoding"}
 PHOTOGRAPH_JUDGE = {"steps": 500, "lr": 0.01}
 QUALITY = 20  # of a WebP file, of 0 … 100
 
@@ -297,7 +299,7 @@ def photograph_set(real, name, ipc, seed, folder):
     """What one learner keeps, the first choice first; if ``ipc`` is a number of bytes, more than they can hold."""
     if name in MADE_BY:
         state = files.read(beyond.run_file(folder, MADE_BY[name], ipc, seed), keys=["state"])["state"]
-        meta = {**real.meta, **({"factor": 2} if name == "DM, tiles" else {})}
+        meta = {**real.meta, **({"factor": 2} if "tiles" in name else {})}
         return replace(as_set(real, state["images"], ipc), meta=meta)
     most = 160 if ipc > 1000 else ipc
     if name == "Herded tiles":
@@ -344,6 +346,9 @@ def as_file(pixels, quality):
 CLIENTS = 10
 LEAST = 10  # of a class with fewer images a client sends nothing
 WIDTH, ROUNDS = 8, (1, 2, 3, 5, 10, 20)  # of the network whose weights are sent
+MESSAGES = (("DM", 1, 8), (HERDING, 1, 8), (HERDING, 8, 1), (HERDING, 15, 1), ("Random", 1, 8), ("All", 400, 1))
+ON_IMAGES = Recipe(lr=0.03)  # the best of STEPS_ON_IMAGES for eight chosen ones, and for all
+STEPS_ON_IMAGES = (0.003, 0.01, 0.03, 0.1)
 LOCAL = {"steps": 180, "lr": 0.1, "batch_size": 32}  # the best of these after five rounds
 LOCALS = [{"steps": steps, "lr": lr, "batch_size": 32} for steps in (20, 60, 180) for lr in (0.01, 0.03, 0.1)]
 
@@ -353,14 +358,25 @@ def clients(table, folder):
     train, test = load("mnist5k")
     for seed in range(3):
         parts = uneven_parts(train, seed)
-        for name, ipc, bits in (("DM", 1, 8), (HERDING, 1, 8), (HERDING, 8, 1), ("Random", 1, 8)):
+        for name, ipc, bits in MESSAGES:
             key = {"experiment": "clients", "sent": name, "ipc": ipc, "bits": bits, "seed": seed}
             if table.find(**key) is None:
-                sent = [stored(from_client(folder, part, name, ipc, seed, i), bits) for i, part in enumerate(parts)]
-                count = sum(map(len, sent))
-                table.judge(key, in_proportion(sent, parts), test, networks=1, recipe=Recipe(), count=count,
-                            bytes=count * bits * 98, parts=[part.counts.tolist() for part in parts])
+                count, images = message(folder, parts, name, ipc, bits, seed)
+                table.judge(key, images, test, networks=1, recipe=ON_IMAGES, count=count, bytes=count * bits * 98,
+                            parts=[part.counts.tolist() for part in parts])
         averaged(table, parts, test, seed)
+
+
+def message(folder, parts, name, ipc, bits, seed):
+    """How many images arrive, and a set in which each is as often as it stands for ten of a client's."""
+    if name == "All":
+        return sum(map(len, parts)), stored(pooled(parts), bits)
+    sent = [stored(from_client(folder, part, name, ipc, seed, i), bits) for i, part in enumerate(parts)]
+    return sum(map(len, sent)), in_proportion(sent, parts)
+
+
+def pooled(parts):
+    return replace(parts[0], images=torch.cat([p.images for p in parts]), labels=torch.cat([p.labels for p in parts]))
 
 
 def uneven_parts(train, seed):
@@ -438,6 +454,14 @@ def local_training(table):
     """How long, and by which step, a client trains in a round: tried on another draw, on digits held out."""
     rest, held_out = load("mnist5k")[0].split(0.2, generator=seeded(0))
     parts = uneven_parts(rest, 10)
+    for name, ipc in ((HERDING, 8), ("All", 400)):
+        for lr in STEPS_ON_IMAGES:
+            key = {"experiment": "clients, images", "sent": name, "ipc": ipc, "lr": lr}
+            if table.find(**key) is None:
+                images = message(None, parts, name, ipc, 1, 10)[1]
+                found = evaluate(images, held_out, networks=1, recipe=Recipe(lr=lr), generator=seeded(0))
+                table.add({**key, "read": round(found.mean, 4)})
+                print(table.rows[-1], flush=True)
     for local in LOCALS:
         key = {"experiment": "clients, choice", **local}
         if table.find(**key) is None:
