@@ -15,14 +15,13 @@ PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training imag
 networks' pool. ``condense`` makes sets of one or ten stored images per class (``--ipc``) for every rung of RUNGS whose
 name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDER once a minute and goes on from there.
 Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an hour for the
-training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets on the tenth that was
-left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with
-a judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one,
-with up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an
-image's own class. Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too:
-for longer, at one image with cutmix, and on the labels of a network that saw the training images for a while.
-``higher`` makes the sets of HIGHER and scores them on the tenth that was left out, in some six minutes each and twenty
-for their networks.
+training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets on the tenth that was left out.
+``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with a judge that
+takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one, with up to 64
+images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an image's own class.
+Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too: for longer, at one
+image with cutmix, and on the labels of a network that saw the training images for a while. ``higher`` makes the sets of
+HIGHER and scores them on the tenth that was left out, in some six minutes each and twenty for their networks.
 ``digits`` does both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the
 real ones, for networks that were trained for a while, from ten first weights, in three minutes. Results go to
 dmtutor/results/beyond.json, row by row. One thread does the work.
@@ -95,7 +94,7 @@ ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
          "half the step": 350, "DM, larger step": 350},
     7: {"+ decoding": 350},  # as files they take the room of one photograph
-    50: {"DM, larger step": 350, "+ decoding": 350},
+    50: {},
 }
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
@@ -117,24 +116,6 @@ class Translated(Recipe):
     def __repr__(self):
         return super().__repr__().replace("Translated", "Recipe")
 
-
-CALM = {"batch_real": 64, "average": 0.98}
-ENDS = {**CALM, "pool": 10, "pool_steps": 2000}  # five networks, first weights and trained ones
-HIGHER = {  # what was tried to get further than the rungs: changes to the first of each size
-    10: {
-        "as chosen": {**MANY, "alpha": 1.0, "lr_img": 0.5, "amp": True, "iterations": 600},
-        "64 real images": {"batch_real": 64},
-        "average": CALM,
-        "herded start": {**CALM, "first": "herded"},
-        "larger step, average": {**CALM, "lr_img": 1.5},
-        "between first and trained": {**ENDS, "between": "between"},
-        "first or trained": {**ENDS, "between": "ends"},
-    },
-    1: {
-        "as chosen": {**MANY, "alpha": 10.0, "lr_img": 1.0, "amp": True, "iterations": 800},
-        "between first and trained": {**ENDS, "between": "between"},
-    },
-}
 
 JUDGES = {1: Translated.reference(steps=400), 10: Translated.reference(steps=1000)}
 OTHER_JUDGES = {
@@ -178,21 +159,29 @@ class CharacteristicFunctions(IDMSteps):
         return self.weight * torch.hypot(cosine, sine).mean(1)
 
 
-class Higher(IDMSteps):
-    """Networks are trained in 16 bits; images may start from chosen tiles, and networks lie between first weights and
-    trained ones."""
+class SixteenBits(IDMSteps):
+    """The networks of the pool are trained in 16 bits."""
 
-    chosen = between = None
-
-    def first_images(self, generator):
-        return self.chosen or super().first_images(generator)
+    of_pool = "-16bits"
 
     def _recipe(self, steps):
         return replace(super()._recipe(steps), amp=True)
 
+
+class HerdedStart(SixteenBits):
+    """Images start from tiles that herding chose; ``seed`` and ``folder`` say which."""
+
+    def first_images(self, generator):
+        return herded_tiles(self.real, self.config.ipc, self.seed, self.folder)[0]
+
+
+class Between(SixteenBits):
+    """Half of the pool's networks are trained, all for as long, and the others are their first weights; a step sees one
+    on the straight line between."""
+
+    of_pool = "-between"
+
     def _trained(self, k):
-        if not self.between:
-            return super()._trained(k)
         recipe = self._recipe(self.config.pool_steps)
         if k % 2 == 0:
             recipe = replace(recipe, steps=1, lr=1e-9)  # the first weights of the training that number k + 1 ends
@@ -200,17 +189,35 @@ class Higher(IDMSteps):
         return [p.detach().cpu() for p in network.parameters()]
 
     def draw_weights(self, iteration):
-        """Those of a network of the pool; or of one between first weights and trained ones; or of one of these."""
-        if not self.between:
-            return super().draw_weights(iteration)
         draw = keyed_generator(self.root, "network", iteration)
         k = 2 * int(torch.randint(self.config.pool // 2, (), generator=draw))
-        share = float(torch.rand((), generator=draw))
-        share = round(share) if self.between == "ends" else share
+        share = self.place(float(torch.rand((), generator=draw)))
         return [first.lerp(last, share) for first, last in zip(self.pool[k], self.pool[k + 1], strict=True)]
+
+    def place(self, share):
+        return share
+
+
+class Ends(Between):
+    """A step sees first weights or trained ones."""
+
+    def place(self, share):
+        return round(share)
 
 
 LOSSES = {"+ kernel": Kernel} | {name: CharacteristicFunctions for name in RUNGS if "characteristic" in name}
+CALM = {"batch_real": 64, "average": 0.98}
+ENDS = {**CALM, "pool": 10, "pool_steps": 2000}  # five networks, first weights and trained ones
+AT_TEN = {"ipc": 10, "iterations": 600, "amp": True, **MANY, "alpha": 1.0, "lr_img": 5.0}
+HIGHER = {  # what was tried at ten to get further than the rungs: a kind, and changes to AT_TEN
+    "as chosen": (SixteenBits, {}),
+    "64 real images": (SixteenBits, {"batch_real": 64}),
+    "average": (SixteenBits, CALM),
+    "herded start": (HerdedStart, CALM),
+    "larger step, average": (SixteenBits, {**CALM, "lr_img": 15.0}),
+    "between first and trained": (Between, ENDS),
+    "first or trained": (Ends, ENDS),
+}
 
 
 def run_file(folder, name, ipc, seed, times=1):
@@ -220,14 +227,18 @@ def run_file(folder, name, ipc, seed, times=1):
 
 def make(real, name, ipc, seed, times=1):
     """The steps of a run, before the first."""
-    fields = {**COMMON, "amp": ipc in (7, 50), **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][name]}
+    fields = {**COMMON, "amp": ipc == 7, **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][name]}
     fields["lr_img"] *= ipc
     return start(LOSSES.get(name, IDMSteps), IDMConfig, real, IDMConfig(**fields), seeded(seed))
 
 
 def condense(real, name, ipc, seed, folder, times):
-    """Make one set; its state is saved once a minute, the seconds beside it."""
-    steps, path = make(real, name, ipc, seed, times), run_file(folder, name, ipc, seed, times)
+    """Make one set of RUNGS."""
+    run_to_the_end(make(real, name, ipc, seed, times), run_file(folder, name, ipc, seed, times), name, seed)
+
+
+def run_to_the_end(steps, path, name, seed):
+    """Go on from the state in ``path``, which is saved once a minute, the seconds beside it; they are returned."""
     run = {"state": steps.state_dict(), "losses": [], "seconds": 0.0}
     if path.exists():
         run = files.read(path, keys=run)
@@ -240,16 +251,18 @@ def condense(real, name, ipc, seed, folder, times):
         print(f"{name}, seed {seed}: {steps.iteration} of {len(steps)}, {run['seconds']:.0f} s", flush=True)
 
     if steps.config.pool and not run["losses"]:
-        pool = trained_pool(steps, seed, folder)
+        pool = trained_pool(steps, seed, path.parent)
         steps.pool, begin = pool["pool"], begin - pool["seconds"]
         save()
     for step in saved(steps, save):
         run["losses"].append(float(step.loss))
+    return run["seconds"]
 
 
 def trained_pool(steps, seed, folder):
-    """The pool of all runs of this size and seed, which is the same, and the seconds that it took."""
-    path = folder / f"pool-{steps.config.pool}-{steps.config.pool_steps}-{seed}.pt"
+    """The pool of all runs of this kind, size and seed, which is the same, and the seconds that it took."""
+    kind = getattr(steps, "of_pool", "")
+    path = folder / f"pool-{steps.config.pool}-{steps.config.pool_steps}{kind}-{seed}.pt"
     if not path.exists():
         begin = time.process_time()
         files.write({"pool": steps.pool, "seconds": time.process_time() - begin}, path)
@@ -364,40 +377,24 @@ def choose(table, real, validation, name, ipc, seed, folder):
     print(f"{key}: {accuracies}", flush=True)
 
 
-def higher(table, real, validation, images, name, ipc, seed, folder):
-    """Make a set as HIGHER says and score it on the images held out, what lies between first and trained on the test
-    images as well; its state is saved once a minute."""
-    fields = {**COMMON, **HIGHER[ipc]["as chosen"], **HIGHER[ipc][name], "ipc": ipc}
-    fields["lr_img"] *= ipc
-    key = {"experiment": "higher", "trial": name, "ipc": ipc, "seed": seed, "iterations": fields["iterations"]}
-    kind = type("Kind", (Higher,), {"between": fields.pop("between", None)})
-    if fields.pop("first", None):
-        kind.chosen = herded_tiles(real, ipc, seed, folder)[0]
-    steps = start(kind, IDMConfig, real, IDMConfig(**fields), seeded(seed))
-    path = run_file(folder, f"higher {name}", ipc, seed)
-    pool = trained_pool(steps, f"{'between' if steps.between else '16bits'}-{seed}", folder)
-    steps.pool = pool["pool"]
-    run = {"state": steps.state_dict(), "seconds": pool["seconds"]}
-    if path.exists():
-        run = files.read(path, keys=run)
-        steps.load_state_dict(run["state"])
-    begin = time.process_time() - run["seconds"]
-
-    def save():
-        run["seconds"] = time.process_time() - begin
-        files.write({"state": steps.state_dict(), "seconds": run["seconds"]}, path)
-        print(f"{name}, seed {seed}: {steps.iteration} of {len(steps)}, {run['seconds']:.0f} s", flush=True)
-
-    for _ in saved(steps, save):
-        pass
-    if table.find(**key) is None:
+def higher(table, real, validation, images, name, seed, folder):
+    """Make a set of HIGHER and score it on the images held out, what lies between first and trained on the test images
+    as well."""
+    kind, changes = HIGHER[name]
+    config = IDMConfig(**{**COMMON, **AT_TEN, **changes})
+    kind = type(kind.__name__, (kind,), {"seed": seed, "folder": folder})
+    steps = start(kind, IDMConfig, real, config, seeded(seed))
+    seconds = run_to_the_end(steps, run_file(folder, f"higher {name}", config.ipc, seed), name, seed)
+    key = {"trial": name, "ipc": config.ipc, "seed": seed, "iterations": config.iterations}
+    row = {"experiment": "higher", **key}
+    if table.find(**row) is None:
         judge = replace(JUDGES[1], amp=True)
         accuracies = evaluate(steps.synthetic, validation, networks=1, recipe=judge, generator=seeded(0))
-        table.add({**key, "seconds": round(run["seconds"]), "mean": round(accuracies.mean, 4)})
-        print(f"{key}: {accuracies}", flush=True)
-    if kind.between == "between":
-        key |= {"experiment": "higher, test"}
-        table.judge(key, steps.synthetic, images, networks=1, recipe=AS_PUBLISHED, seconds=round(run["seconds"]))
+        table.add({**row, "seconds": round(seconds), "mean": round(accuracies.mean, 4)})
+        print(f"{row}: {accuracies}", flush=True)
+    if name == "between first and trained":
+        row = {"experiment": "higher, test", **key}
+        table.judge(row, steps.synthetic, images, networks=1, recipe=AS_PUBLISHED, seconds=round(seconds))
 
 
 def judges(table, real, images, ipc, seed, folder, times, words):
@@ -523,9 +520,9 @@ def main():
             judges(table, real, images, asked.ipc, seed, asked.runs, asked.times, asked.words)
             continue
         if asked.task == "higher":
-            for name in HIGHER[asked.ipc]:
+            for name in HIGHER:
                 if all(word in name for word in asked.words):
-                    higher(table, real, validation, images, name, asked.ipc, seed, asked.runs)
+                    higher(table, real, validation, images, name, seed, asked.runs)
             continue
         for name in (*BASELINES, *ITERATIONS[asked.ipc]):
             if not all(word in name for word in asked.words):

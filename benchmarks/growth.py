@@ -7,15 +7,14 @@
     python benchmarks/growth.py turns                 # a minute of one core
 
 ConvNet-128, six operations, 16 real images of each class in a step, noise for images. "blocks" is the default: at most
-16 images of one class in the network at a time. "plain" puts all images of all classes through at once; "one graph"
-is the plain loop: real images without a graph, class by class, and one backward pass of the sum of all. "whole class"
-has a block as large as a class, so that nothing goes through the network twice. ``memory`` holds the default against
-these two on one machine. Every row is
-measured in a process of its own, one thread, after a first step that is not counted: processor seconds of a step, the
-median of three, and the peak of resident memory above what the process held with the data (Linux). The rows of
-``processes`` have seconds on the clock, and one of them two threads. In the rows of ``disk`` 1,300 real images of each
-class lie in a file, 8 bits a number; these rows also say what it takes to start. Results go to
-dmtutor/results/growth.json.
+16 images of one class in the network at a time. "plain" puts all images of all classes through at once; "one graph" is
+the plain loop: real images without a graph, class by class, and one backward pass of the sum of all. "whole class" has
+a block as large as a class, so that nothing goes through the network twice. ``memory`` holds the default against these
+two on one machine. Every row is measured in a process of its own, one thread, after a first step that is not counted:
+processor seconds of a step, the median of three, and the peak of resident memory above what the process held with the
+data (Linux). The rows of ``processes`` have seconds on the clock, and one of them two threads. In the rows of ``disk``
+1,300 real images of each class lie in a file, 8 bits a number; these rows also say what it takes to start. Results go
+to dmtutor/results/growth.json.
 """
 
 import json

@@ -346,7 +346,7 @@ def as_file(pixels, quality):
 CLIENTS = 10
 LEAST = 10  # of a class with fewer images a client sends nothing
 WIDTH, ROUNDS = 8, (1, 2, 3, 5, 10, 20)  # of the network whose weights are sent
-MESSAGES = (("DM", 1, 8), (HERDING, 1, 8), (HERDING, 8, 1), (HERDING, 15, 1), ("Random", 1, 8), ("All", 400, 1))
+MESSAGES = (("DM", 1, 8), (HERDING, 1, 8), (HERDING, 8, 1), ("Random", 1, 8), ("All", 400, 1))
 ON_IMAGES = (0.003, 0.03)  # the quick judge's step size, and one of the better of STEPS_ON_IMAGES
 STEPS_ON_IMAGES = (0.003, 0.01, 0.03, 0.1)
 LOCAL = {"steps": 180, "lr": 0.1, "batch_size": 32}  # the best of these after five rounds
