@@ -94,7 +94,7 @@ ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
          "half the step": 350, "DM, larger step": 350},
     7: {"+ decoding": 350},  # as files they take the room of one photograph
-    50: {},
+    50: {"+ decoding": 200, "DM, larger step": 200},
 }
 DIGITS = {
     "DM": {"factor": 1, "pool": 0, "alpha": 0, "iterations": 400},
@@ -120,9 +120,16 @@ class Translated(Recipe):
 JUDGES = {1: Translated.reference(steps=400), 10: Translated.reference(steps=1000)}
 OTHER_JUDGES = {
     1: {"cutmix, longer": Translated.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]},
-    10: {"1,000 epochs": Recipe.reference(), "soft labels": JUDGES[10]},  # as published: two steps an epoch if decoded
+    10: {
+        "1,000 epochs": Recipe.reference(),  # as published: two steps an epoch if decoded
+        "soft labels": JUDGES[10],
+        "cutmix, longer": Translated.reference(steps=4000, cutmix=0.5, amp=True),
+    },
 }
-TOP = {1: ("+ cross-entropy", "+ characteristic functions, step 3"), 10: ("chosen at ten", "in 16 bits")}
+TOP = {
+    1: ("Surest tiles", "+ cross-entropy", "+ characteristic functions, step 3"),
+    10: ("chosen at ten", "in 16 bits", "between first and trained"),
+}
 AS_PUBLISHED = Translated.reference(amp=True)  # 1,000 epochs, in 16 bits
 SHORT = Translated.reference(steps=400, batch_size=64)  # on up to 64 images it is the judge of one image per class
 BASELINES = ("Random", "Random tiles", "Herded tiles", "Surest tiles")
@@ -205,11 +212,19 @@ class Ends(Between):
         return round(share)
 
 
+class Trained(Between):
+    """A step sees trained weights."""
+
+    def place(self, share):
+        return 1.0
+
+
 LOSSES = {"+ kernel": Kernel} | {name: CharacteristicFunctions for name in RUNGS if "characteristic" in name}
 CALM = {"batch_real": 64, "average": 0.98}
 ENDS = {**CALM, "pool": 10, "pool_steps": 2000}  # five networks, first weights and trained ones
+AT_ONE = {"ipc": 1, "iterations": 800, "alpha": 10.0, "lr_img": 1.0}
 AT_TEN = {"ipc": 10, "iterations": 600, "amp": True, **MANY, "alpha": 1.0, "lr_img": 5.0}
-HIGHER = {  # what was tried at ten to get further than the rungs: a kind, and changes to AT_TEN
+HIGHER = {  # what was tried to get further than the rungs: a kind, and changes to AT_TEN
     "as chosen": (SixteenBits, {}),
     "64 real images": (SixteenBits, {"batch_real": 64}),
     "average": (SixteenBits, CALM),
@@ -217,7 +232,15 @@ HIGHER = {  # what was tried at ten to get further than the rungs: a kind, and c
     "larger step, average": (SixteenBits, {**CALM, "lr_img": 15.0}),
     "between first and trained": (Between, ENDS),
     "first or trained": (Ends, ENDS),
+    "trained alone": (Trained, ENDS),
+    "between, at one": (Between, {**ENDS, **AT_ONE}),
+    "between, at one, less entropy": (Between, {**ENDS, **AT_ONE, "alpha": 1.0}),
+    "first or trained, at one": (Ends, {**ENDS, **AT_ONE}),
+    "for a while, at one": (SixteenBits, {**CALM, **AT_ONE}),
+    "between, at one, larger step": (Between, {**ENDS, **AT_ONE, "lr_img": 3.0}),
+    "between, at one, smaller step": (Between, {**ENDS, **AT_ONE, "lr_img": 0.3}),
 }
+CHOSEN = ("between first and trained", "between, at one")  # of these, on the images held out
 
 
 def run_file(folder, name, ipc, seed, times=1):
@@ -225,16 +248,20 @@ def run_file(folder, name, ipc, seed, times=1):
     return folder / f"beyond-{name.replace('+', '').replace(' ', '')}{many}-{seed}.pt"
 
 
-def make(real, name, ipc, seed, times=1):
+def make(real, name, ipc, seed, folder, times=1):
     """The steps of a run, before the first."""
-    fields = {**COMMON, "amp": ipc == 7, **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][name]}
+    if name in HIGHER:
+        kind, changes = HIGHER[name]
+        kind = type(kind.__name__, (kind,), {"seed": seed, "folder": folder})
+        return start(kind, IDMConfig, real, IDMConfig(**{**COMMON, **AT_TEN, **changes}), seeded(seed))
+    fields = {**COMMON, "amp": ipc in (7, 50), **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][name]}
     fields["lr_img"] *= ipc
     return start(LOSSES.get(name, IDMSteps), IDMConfig, real, IDMConfig(**fields), seeded(seed))
 
 
 def condense(real, name, ipc, seed, folder, times):
     """Make one set of RUNGS."""
-    run_to_the_end(make(real, name, ipc, seed, times), run_file(folder, name, ipc, seed, times), name, seed)
+    run_to_the_end(make(real, name, ipc, seed, folder, times), run_file(folder, name, ipc, seed, times), name, seed)
 
 
 def run_to_the_end(steps, path, name, seed):
@@ -283,7 +310,7 @@ def found(real, name, ipc, seed, folder, times=1):
     if not path.exists():
         return None
     run = files.read(path, keys=("state", "seconds"))
-    steps = make(real, name, ipc, seed, times)
+    steps = make(real, name, ipc, seed, folder, times)
     steps.load_state_dict(run["state"])
     if steps.iteration < len(steps):
         return None
@@ -378,23 +405,20 @@ def choose(table, real, validation, name, ipc, seed, folder):
 
 
 def higher(table, real, validation, images, name, seed, folder):
-    """Make a set of HIGHER and score it on the images held out, what lies between first and trained on the test images
-    as well."""
-    kind, changes = HIGHER[name]
-    config = IDMConfig(**{**COMMON, **AT_TEN, **changes})
-    kind = type(kind.__name__, (kind,), {"seed": seed, "folder": folder})
-    steps = start(kind, IDMConfig, real, config, seeded(seed))
-    seconds = run_to_the_end(steps, run_file(folder, f"higher {name}", config.ipc, seed), name, seed)
-    key = {"trial": name, "ipc": config.ipc, "seed": seed, "iterations": config.iterations}
+    """Make a set of HIGHER and score it on the images held out, the chosen ones on the test images as well."""
+    steps = make(real, name, 10, seed, folder)
+    ipc = steps.config.ipc
+    seconds = run_to_the_end(steps, run_file(folder, name, ipc, seed), name, seed)
+    key = {"trial": name, "ipc": ipc, "seed": seed, "iterations": len(steps)}
     row = {"experiment": "higher", **key}
     if table.find(**row) is None:
         judge = replace(JUDGES[1], amp=True)
         accuracies = evaluate(steps.synthetic, validation, networks=1, recipe=judge, generator=seeded(0))
         table.add({**row, "seconds": round(seconds), "mean": round(accuracies.mean, 4)})
         print(f"{row}: {accuracies}", flush=True)
-    if name == "between first and trained":
-        row = {"experiment": "higher, test", **key}
-        table.judge(row, steps.synthetic, images, networks=1, recipe=AS_PUBLISHED, seconds=round(seconds))
+    if name in CHOSEN:
+        row, judge = {"experiment": "higher, test", **key}, AS_PUBLISHED if ipc == 10 else JUDGES[1]
+        table.judge(row, steps.synthetic, images, networks=1, recipe=judge, seconds=round(seconds))
 
 
 def judges(table, real, images, ipc, seed, folder, times, words):

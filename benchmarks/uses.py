@@ -347,6 +347,7 @@ CLIENTS = 10
 LEAST = 10  # of a class with fewer images a client sends nothing
 WIDTH, ROUNDS = 8, (1, 2, 3, 5, 10, 20)  # of the network whose weights are sent
 MESSAGES = (("DM", 1, 8), (HERDING, 1, 8), (HERDING, 8, 1), ("Random", 1, 8), ("All", 400, 1))
+NARROW = ((HERDING, 8), ("All", 400))  # at one bit, which also teach the network whose weights are sent
 ON_IMAGES = (0.003, 0.03)  # the quick judge's step size, and one of the better of STEPS_ON_IMAGES
 STEPS_ON_IMAGES = (0.003, 0.01, 0.03, 0.1)
 LOCAL = {"steps": 180, "lr": 0.1, "batch_size": 32}  # the best of these after five rounds
@@ -364,7 +365,19 @@ def clients(table, folder):
                 count, images = message(folder, parts, name, ipc, bits, seed)
                 table.judge(key, images, test, networks=1, recipe=Recipe(lr=lr), count=count, bytes=count * bits * 98,
                             parts=[part.counts.tolist() for part in parts])
+        for name, ipc in NARROW:
+            key = {"experiment": "clients, narrow", "sent": name, "ipc": ipc, "bits": 1, "seed": seed}
+            if table.find(**key) is None:
+                count, images = message(folder, parts, name, ipc, 1, seed)
+                table.judge(key, images, test, networks=1, recipe=narrowest(table, name), bytes=count * 98)
         averaged(table, parts, test, seed)
+
+
+def narrowest(table, name):
+    """For the network whose weights are sent the best training that ``local_training`` found."""
+    tried = [row for row in table.rows if row["experiment"] == "clients, images" and row.get("width") == WIDTH]
+    best = max((row for row in tried if row["sent"] == name), key=lambda row: row["read"])
+    return Recipe(width=WIDTH, lr=best["lr"], steps=best["steps"])
 
 
 def message(folder, parts, name, ipc, bits, seed):
@@ -462,6 +475,14 @@ def local_training(table):
                 found = evaluate(images, held_out, networks=1, recipe=Recipe(lr=lr), generator=seeded(0))
                 table.add({**key, "read": round(found.mean, 4)})
                 print(table.rows[-1], flush=True)
+    for (name, ipc), lr, steps in itertools.product(NARROW, STEPS_ON_IMAGES[1:], (500, 2000)):
+        key = {"experiment": "clients, images", "sent": name, "ipc": ipc, "lr": lr, "width": WIDTH, "steps": steps}
+        if table.find(**key) is None:
+            images = message(None, parts, name, ipc, 1, 10)[1]
+            recipe = Recipe(width=WIDTH, lr=lr, steps=steps)
+            found = evaluate(images, held_out, networks=1, recipe=recipe, generator=seeded(0))
+            table.add({**key, "read": round(found.mean, 4)})
+            print(table.rows[-1], flush=True)
     for local in LOCALS:
         key = {"experiment": "clients, choice", **local}
         if table.find(**key) is None:
@@ -716,8 +737,9 @@ PROTECTED = (  # images of a class, and ε
     *((size, epsilon) for size in (40, 4) for epsilon in (10.0,)),
 )
 VIEWS = 32  # networks
-LEARN = {"steps": 500, "lr": 100.0}  # these, and those of the classifier, were chosen on a draw that is not judged
-READOUT = {"steps": 50, "lr": 30.0}
+LEARN = {"steps": 500, "lr": 100.0}  # chosen on a draw that is not judged
+EPSILONS = (0.3, 1.0, 3.0, 10.0, math.inf)
+READOUTS = ((5, 10, 20, 50), (1.0, 3.0, 10.0, 30.0))  # steps and step sizes of the classifier
 
 
 def protect(table, folder):
@@ -728,7 +750,7 @@ def protect(table, folder):
     spaces = {"pixels": [lambda x: x.flatten(1)], "random networks": [n.embed for n in attackers]}
     for (size, epsilon), seed in itertools.product(PROTECTED, range(3)):
         key = {"experiment": "protect", "size": size, "epsilon": epsilon if epsilon < math.inf else None, "seed": seed}
-        if table.find(**key, method="linear classifier"):
+        if table.find(**key, method="learned"):
             continue
         used, unused = some_used(whole, seed, size)
         views = UnitViews(used, seed)
@@ -750,18 +772,39 @@ def protect(table, folder):
                 auc[attack] = round(float((near[:, None] < far).double().mean()), 4)
             table.judge({**key, "method": name}, replace(used, images=images, labels=torch.arange(10)), unused,
                         networks=1, recipe=Recipe(), auc=auc, sigma=round(sigma, 3))
-        weights = private_readout(used, sigma, seeded(4000 + seed), **READOUT)
-        right = (unit_pixels(unused) @ weights.T).argmax(1) == unused.labels
-        accuracies = Accuracies(right[None, None])
-        table.add({**key, "method": "linear classifier", "accuracies": results.pack(accuracies)})
-        print(f"{key}, linear: {accuracies}", flush=True)
+
+
+def linear(table):
+    """A linear classifier, trained by noisy steps under the same promise: how many and how large are chosen for each
+    promise on two draws that are not judged."""
+    train, test = load("mnist5k")
+    whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
+
+    def read(seed, size, epsilon, draws, **setting):
+        (used, unused), sigma = some_used(whole, seed, size), noise_scale(epsilon, DELTA)
+        trained = (private_readout(used, sigma, seeded(4000 + 100 * seed + draw), **setting) for draw in range(draws))
+        return torch.stack([(unit_pixels(unused) @ weights.T).argmax(1) == unused.labels for weights in trained])
+
+    for size, epsilon in itertools.product((400, 40), EPSILONS):
+        key = {"experiment": "protect", "method": "linear classifier", "size": size,
+               "epsilon": epsilon if epsilon < math.inf else None}
+        if table.find(**key, seed=2):
+            continue
+        tried = {(steps, lr): sum(read(seed, size, epsilon, 3, steps=steps, lr=lr).double().mean() for seed in (10, 11))
+                 for steps, lr in itertools.product(*READOUTS)}
+        steps, lr = max(tried, key=tried.get)
+        for seed in range(3):
+            accuracies = Accuracies(read(seed, size, epsilon, 10, steps=steps, lr=lr)[None])
+            row = {**key, "seed": seed, "steps": steps, "lr": lr}
+            table.add({**row, "accuracies": results.pack(accuracies)})
+            print(f"{row}: {accuracies}", flush=True)
 
 
 def noisy_means(table):
     """What the simplest release under the same promise reads: pixel means with noise, an image goes to the nearest."""
     train, test = load("mnist5k")
     whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
-    for size, epsilon, seed in itertools.product((400, 40), (0.3, 1.0, 3.0, 10.0, math.inf), range(3)):
+    for size, epsilon, seed in itertools.product((400, 40), EPSILONS, range(3)):
         key = {"experiment": "protect", "method": "noisy means", "size": size,
                "epsilon": epsilon if epsilon < math.inf else None, "seed": seed}
         if table.find(**key) is None:
@@ -953,6 +996,7 @@ def main():
             clients(table, asked.runs)
         case "protect":
             noisy_means(table)
+            linear(table)
             protect(table, asked.runs)
         case "rough":
             rough(table, asked.data)
