@@ -102,7 +102,7 @@ DIGITS = {
     "+ trained networks": {"pool": 6, "pool_steps": 200, "alpha": 0, "iterations": 200},
     "+ cross-entropy": {"pool": 6, "pool_steps": 200, "alpha": 10.0, "iterations": 200},
 }
-FILES = {"+ decoding": "decoding", "+ trained networks": "trained", "+ cross-entropy": "idm"}
+FILES = {"+ decoding": "decoding", "+ trained networks": "trained"}
 
 
 class Translated(Recipe):
@@ -239,6 +239,8 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "for a while, at one": (SixteenBits, {**CALM, **AT_ONE}),
     "between, at one, larger step": (Between, {**ENDS, **AT_ONE, "lr_img": 3.0}),
     "between, at one, smaller step": (Between, {**ENDS, **AT_ONE, "lr_img": 0.3}),
+    "between, at one, more entropy": (Between, {**ENDS, **AT_ONE, "alpha": 30.0}),
+    "between, at one, longer": (Between, {**ENDS, **AT_ONE, "iterations": 3200}),
 }
 CHOSEN = ("between first and trained", "between, at one")  # of these, on the images held out
 
@@ -359,7 +361,7 @@ def test(table, real, images, name, ipc, seed, folder, times):
     if made is None:
         return
     synthetic, spent = made
-    if seed == 0 and ipc == times == 1 and name in FILES:
+    if seed == 0 and ipc == times == 1 and name == "+ decoding":
         keep(synthetic, "cifar10", name)
     key = {"experiment": "test" if times == 1 else "longer", "rung": name, "ipc": ipc, "seed": seed}
     # A new set tells more than a second network.
@@ -485,7 +487,7 @@ def digits(table):
             idm_steps(train, config=IDMConfig(ipc=1, **fields), generator=seeded(i)).finish() for i in range(3)
         ]
         print(f"{name}: {(time.process_time() - begin) / 3:.0f} s a set", flush=True)
-        if name != "DM":
+        if name in FILES:
             keep(sets[name][0], "mnist5k", name)
     for name, made in sets.items():
         table.judge({**key, "rung": name}, made, images, **judge)
