@@ -232,6 +232,7 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "between first and trained": (Between, ENDS),
     "first or trained": (Ends, ENDS),
     "trained alone": (Trained, ENDS),
+    "first or trained for less": (Ends, {**ENDS, "pool_steps": 600}),
     "between, at one": (Between, {**ENDS, **AT_ONE}),
     "between, at one, less entropy": (Between, {**ENDS, **AT_ONE, "alpha": 1.0}),
     "first or trained, at one": (Ends, {**ENDS, **AT_ONE}),
