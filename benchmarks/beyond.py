@@ -13,15 +13,15 @@
 
 PATH.npz holds x_train, y_train, x_test and y_test. A tenth of the training images is left out of all sets and of the
 networks' pool. ``condense`` makes sets of ``--ipc`` stored images per class for every rung of RUNGS that was made of so
-many and whose name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDER once a minute and goes on from there.
-Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an hour for the
-training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets on the tenth that was left out.
-``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with a judge that
-takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one, with up to 64
-images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an image's own class.
-Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too: for longer,
-with cutmix, and at one image on the labels of a network that saw the training images for a while. ``higher`` makes the sets of
-HIGHER and scores them on the tenth that was left out, in some six minutes each and twenty for their networks.
+many and whose name has all WORDs, in the order of the ``--seeds``; it saves its state in FOLDER once a minute and goes
+on from there. Iterations are such that a set takes about five minutes of one core, or ten at ten images and half an
+hour for the training of a pool of 20; ``--times`` T takes T times as many. ``choose`` scores sets on the tenth that was
+left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with a
+judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one, with
+up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an image's
+own class. Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too: for longer,
+with cutmix, and at one image on the labels of a network that saw the training images for a while. ``higher`` makes the
+sets of HIGHER and scores them on the tenth that was left out, in some six minutes each and twenty for their networks.
 ``digits`` does both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the
 real ones, for networks that were trained for a while, from ten first weights, in three minutes. Results go to
 dmtutor/results/beyond.json, row by row. One thread does the work.
