@@ -421,6 +421,9 @@ def higher(table, real, validation, images, name, seed, folder):
     if name in CHOSEN:
         row, judge = {"experiment": "higher, test", **key}, AS_PUBLISHED if ipc == 10 else JUDGES[1]
         table.judge(row, steps.synthetic, images, networks=1, recipe=judge, seconds=round(seconds))
+        if ipc == 10:  # as the rungs were judged
+            row, judge = {"experiment": "higher, as rungs", **key}, replace(JUDGES[10], amp=True)
+            table.judge(row, steps.synthetic, images, networks=1, recipe=judge)
 
 
 def judges(table, real, images, ipc, seed, folder, times, words):
