@@ -695,8 +695,7 @@ def rates(used, unused, first):
 
 def leak(table):
     """From how many images a class hides its members: condensed to one image of each class, attacked by distance."""
-    train, test = load("mnist5k")
-    whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
+    whole = pooled(load("mnist5k"))
     networks = [Recipe().network(whole.images, 10, generator=seeded(200 + i)).eval() for i in range(5)]
     runs = [(init, size) for init, sizes in SIZES.items() for size in sizes]
     for seed, (init, size) in itertools.product(range(6), runs):
@@ -735,6 +734,7 @@ PROTECTED = (  # images of a class, and ε
     *((size, epsilon) for size in (40, 4) for epsilon in (math.inf, 1.0)),
     *((400, epsilon) for epsilon in (0.3, 10.0, 3.0)),
     *((size, epsilon) for size in (40, 4) for epsilon in (10.0,)),
+    *((40, epsilon) for epsilon in (3.0, 0.3)),
 )
 VIEWS = 32  # networks
 LEARN = {"steps": 500, "lr": 100.0}  # chosen on a draw that is not judged
@@ -743,9 +743,8 @@ READOUTS = ((5, 10, 20, 50), (1.0, 3.0, 10.0, 30.0))  # steps and step sizes of 
 
 
 def protect(table, folder):
-    """Images learned from class means with noise, beside the means themselves and a linear classifier with noise."""
-    train, test = load("mnist5k")
-    whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
+    """Images learned from class means with noise, beside the means of pixels as images."""
+    whole = pooled(load("mnist5k"))
     attackers = [Recipe().network(whole.images, 10, generator=seeded(200 + i)).eval() for i in range(5)]
     spaces = {"pixels": [lambda x: x.flatten(1)], "random networks": [n.embed for n in attackers]}
     for (size, epsilon), seed in itertools.product(PROTECTED, range(3)):
@@ -777,8 +776,7 @@ def protect(table, folder):
 def linear(table):
     """A linear classifier, trained by noisy steps under the same promise: how many and how large are chosen for each
     promise on two draws that are not judged."""
-    train, test = load("mnist5k")
-    whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
+    whole = pooled(load("mnist5k"))
 
     def read(seed, size, epsilon, draws, **setting):
         (used, unused), sigma = some_used(whole, seed, size), noise_scale(epsilon, DELTA)
@@ -802,8 +800,7 @@ def linear(table):
 
 def noisy_means(table):
     """What the simplest release under the same promise reads: pixel means with noise, an image goes to the nearest."""
-    train, test = load("mnist5k")
-    whole = replace(train, images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels]))
+    whole = pooled(load("mnist5k"))
     for size, epsilon, seed in itertools.product((400, 40), EPSILONS, range(3)):
         key = {"experiment": "protect", "method": "noisy means", "size": size,
                "epsilon": epsilon if epsilon < math.inf else None, "seed": seed}
