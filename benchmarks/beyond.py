@@ -6,6 +6,7 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER sizes [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER soft [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER own-class [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER means [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER higher [WORD ...]
     python benchmarks/beyond.py digits
@@ -19,7 +20,8 @@ hour for the training of a pool of 20; ``--times`` T takes T times as many. ``ch
 left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with a
 judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one, with
 up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an image's
-own class. Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too: for longer,
+own class. ``means`` tells how near the class means of a set are to the real ones, for random networks new to both.
+Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too: for longer,
 with cutmix, and at one image on the labels of a network that saw the training images for a while. ``higher`` makes the
 sets of HIGHER and scores them on the tenth that was left out, in some six minutes each and twenty for their networks.
 ``digits`` does both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the
@@ -81,6 +83,7 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "half the step": {"pool": 0, "alpha": 0, "lr_img": 0.5},  # of decoding alone
     "DM, larger step": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: that of decoding
     "+ decoding, 550 steps": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # as many as rungs with a pool took
+    "one tile, four times": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: the size of tiles, one in place of four
     "+ characteristic functions": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # in place of the means, after decoding
     "+ characteristic functions, step 0.3": {"pool": 0, "alpha": 0, "lr_img": 0.3},
     "+ characteristic functions, step 3": {"pool": 0, "alpha": 0, "lr_img": 3.0},
@@ -88,6 +91,7 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
         "+ less noise": 180, "DM, larger step": 1200, "+ decoding, 550 steps": 550,
+        "one tile, four times": 800,
         "+ characteristic functions": 800, "+ characteristic functions, step 0.3": 800,
         "+ characteristic functions, step 3": 800},
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
@@ -132,6 +136,7 @@ TOP = {
 AS_PUBLISHED = Translated.reference(amp=True)  # 1,000 epochs, in 16 bits
 SHORT = Translated.reference(steps=400, batch_size=64)  # on up to 64 images it is the judge of one image per class
 BASELINES = ("Random", "Random tiles", "Herded tiles", "Surest tiles")
+APART = ("One, blurred", "Four, whole")  # what tells number from sharpness, beside one and random tiles
 CANDIDATES = 300  # of each class, from which a teacher takes the surest
 LOOKS = (1, 10, 30, 100, 300)  # steps after which networks look at digits
 TEACHER = Recipe(width=128, steps=400, batch_size=64, lr=0.01)
@@ -146,6 +151,15 @@ class Kernel(IDMSteps):
         classes = zip(real, syn, squared, strict=True)
         discrepancy = torch.stack([mmd2(r, s, kernel=Gaussian(float(h2) ** 0.5)) for r, s, h2 in classes])
         return squared * discrepancy + self.cross_entropy(syn, labels)
+
+
+class OneTile(IDMSteps):
+    """The four tiles of an image begin as one. Their gradients are equal, so they stay one: a single small image."""
+
+    def first_images(self, generator):
+        tiles = super().first_images(generator)
+        height, width = (n // 2 for n in tiles.images.shape[2:])
+        return replace(tiles, images=tiles.images[..., :height, :width].repeat(1, 1, 2, 2))
 
 
 class CharacteristicFunctions(IDMSteps):
@@ -218,7 +232,7 @@ class Trained(Between):
         return 1.0
 
 
-LOSSES = {"+ kernel": Kernel} | {name: CharacteristicFunctions for name in RUNGS if "characteristic" in name}
+KINDS = {"+ kernel": Kernel, "one tile, four times": OneTile} | {name: CharacteristicFunctions for name in RUNGS if "characteristic" in name}
 CALM = {"batch_real": 64, "average": 0.98}
 ENDS = {**CALM, "pool": 10, "pool_steps": 2000}  # five networks, first weights and trained ones
 AT_ONE = {"ipc": 1, "iterations": 800, "alpha": 10.0, "lr_img": 1.0}
@@ -258,7 +272,7 @@ def make(real, name, ipc, seed, folder, times=1):
         return start(kind, IDMConfig, real, IDMConfig(**{**COMMON, **AT_TEN, **changes}), seeded(seed))
     fields = {**COMMON, "amp": ipc in (7, 50), **RUNGS[name], "ipc": ipc, "iterations": times * ITERATIONS[ipc][name]}
     fields["lr_img"] *= ipc
-    return start(LOSSES.get(name, IDMSteps), IDMConfig, real, IDMConfig(**fields), seeded(seed))
+    return start(KINDS.get(name, IDMSteps), IDMConfig, real, IDMConfig(**fields), seeded(seed))
 
 
 def condense(real, name, ipc, seed, folder, times):
@@ -304,6 +318,11 @@ def found(real, name, ipc, seed, folder, times=1):
         return random_subset(real, ipc, generator=seeded(seed)), {}
     if name == "Random tiles":
         return random_tiles(real, ipc, generator=seeded(seed)), {}
+    if name == "One, blurred":
+        one = random_subset(real, ipc, generator=seeded(seed))
+        return replace(one, images=blurred(one.images)), {}
+    if name == "Four, whole":
+        return random_subset(real, 4 * ipc, generator=seeded(seed)), {}
     if name == "Herded tiles":
         return herded_tiles(real, ipc, seed, folder)
     if name == "Surest tiles":
@@ -393,6 +412,28 @@ def own_class(table, real, name, ipc, seed, folder):
         seen = decode(made[0])
         probabilities = soft_labels(trained_teacher(real, folder), seen).gather(1, seen.labels[:, None])
         table.add({**key, "probability": round(float(probabilities.mean()), 4)})
+
+
+@torch.no_grad()
+def means(table, real, name, ipc, seed, folder):
+    """How near the class means of a set are to those of 400 real images, in the eyes of networks new to both.
+
+    Squared distance over the spread of the real images, mean over classes and networks: 1 / R for R random images.
+    """
+    key = {"experiment": "means", "rung": name, "ipc": ipc, "seed": seed}
+    made = None if table.find(**key) else found(real, name, ipc, seed, folder)
+    if made:
+        some, seen, offsets = random_subset(real, 400, generator=seeded(1000)), decode(made[0]), []
+        for number in range(1000, 1005):
+            look = ConvNet(channels=3, image_size=32, width=128, generator=seeded(number)).embed
+            offset = []
+            for c in range(len(real.classes)):
+                views = embedded(some.of_class(c), look)
+                ours = look(seen.of_class(c)).mean(0)
+                offset.append((ours - views.mean(0)).square().sum() / views.var(0).sum())
+            offsets.append(round(float(sum(offset)) / len(offset), 4))
+        table.add({**key, "offset": offsets})
+        print(key, offsets, flush=True)
 
 
 def choose(table, real, validation, name, ipc, seed, folder):
@@ -522,7 +563,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    tasks = ("condense", "choose", "test", "sizes", "soft", "own-class", "judges", "digits", "gaps", "higher")
+    tasks = ("condense", "choose", "test", "sizes", "soft", "own-class", "means", "judges", "digits", "gaps", "higher")
     parser.add_argument("task", choices=tasks)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
@@ -550,13 +591,14 @@ def main():
                 if all(word in name for word in asked.words):
                     higher(table, real, validation, images, name, seed, asked.runs)
             continue
-        for name in (*BASELINES, *ITERATIONS[asked.ipc]):
+        apart = APART if asked.task == "test" and asked.ipc == 1 else ()
+        for name in (*BASELINES, *apart, *ITERATIONS[asked.ipc]):
             if not all(word in name for word in asked.words):
                 continue
             if asked.task == "choose":
                 choose(table, real, validation, name, asked.ipc, seed, asked.runs)
-            elif asked.task == "own-class":
-                own_class(table, real, name, asked.ipc, seed, asked.runs)
+            elif asked.task in ("own-class", "means"):
+                {"own-class": own_class, "means": means}[asked.task](table, real, name, asked.ipc, seed, asked.runs)
             elif asked.task in ("sizes", "soft"):
                 score = {"sizes": sizes, "soft": soft}[asked.task]
                 score(table, real, images, name, asked.ipc, seed, asked.runs)

@@ -2,14 +2,14 @@
 
     python benchmarks/predecessors.py                 # all of it: about 100 minutes of one core
     python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder, search_equal, equal, path, own,
-                                                      # search_fewer, fewer
+                                                      # search_fewer, fewer, longer
 
 Every method has the same time to condense and the same number of settings to choose from, on a validation part of
 the training images. The test images are read by `ladder` alone, with the setting that `search` favoured. `path` says
 how far networks that learn from one set of each method stray from their real path, as in chapter 8's first picture,
 and how far the set is from real digits by DC's own distance; DM also in as many steps as DC.
 `fewer` runs DC with as many
-real images as DM, in equal time. `own` judges DD's sets at ten images after their own ten steps. Results go to
+real images as DM, in equal time, `longer` DC, DSA and DM for four times the steps. `own` judges DD's sets at ten images after their own ten steps. Results go to
 dmtutor/results/predecessors.json, row by row, so a run that was stopped goes on where it was. One thread does the
 work, and seconds are the processor's, so they hardly depend on what else the machine does.
 """
@@ -60,6 +60,7 @@ SETTINGS = {  # method: ipc: two settings to choose from
 
 EQUAL = [{"iterations": 230, "lr_img": lr} for lr in (0.5, 1.0)]  # DM at one image: as many steps as DC takes
 FEWER = [{"iterations": 400, "batch_real": 4, "lr_img": lr} for lr in (0.5, 1.0, 2.0)]  # DC, real images as DM has
+LONGER = 4  # times the steps of the ladder, with its step sizes
 STARTS = (50, 51, 52)  # networks of the paths
 
 
@@ -207,6 +208,14 @@ def main(wanted):
             best = max(tried, key=lambda row: results.unpack(row["accuracies"]).mean)
             changes = {**best["changes"], **more}
             store({"experiment": name, "method": "DM", "ipc": 1, "changes": changes}, SETS[1], train, test)
+
+    for ipc, method in itertools.product(SETS, ("DC", "DM", "DSA")):
+        key = {"experiment": "longer", "method": method, "ipc": ipc}
+        if missing(**key):
+            (row,) = (row for row in table.rows if row["experiment"] == "ladder" and row["ipc"] == ipc
+                      and row["method"] == method)
+            changes = {**row["changes"], "iterations": LONGER * row["changes"]["iterations"]}
+            store({**key, "changes": changes}, 3, train, test)
 
     for changes in FEWER:
         key = {"experiment": "search_fewer", "method": "DC", "ipc": 1, "changes": changes}
