@@ -83,7 +83,7 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "half the step": {"pool": 0, "alpha": 0, "lr_img": 0.5},  # of decoding alone
     "DM, larger step": {"factor": 1, "pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: that of decoding
     "+ decoding, 550 steps": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # as many as rungs with a pool took
-    "one tile, four times": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: the size of tiles, one in place of four
+    "one tile, four times": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # the control: small, one in place of four
     "+ characteristic functions": {"pool": 0, "alpha": 0, "lr_img": 1.0},  # in place of the means, after decoding
     "+ characteristic functions, step 0.3": {"pool": 0, "alpha": 0, "lr_img": 0.3},
     "+ characteristic functions, step 3": {"pool": 0, "alpha": 0, "lr_img": 3.0},
@@ -232,7 +232,8 @@ class Trained(Between):
         return 1.0
 
 
-KINDS = {"+ kernel": Kernel, "one tile, four times": OneTile} | {name: CharacteristicFunctions for name in RUNGS if "characteristic" in name}
+KINDS = {"+ kernel": Kernel, "one tile, four times": OneTile}
+KINDS |= {name: CharacteristicFunctions for name in RUNGS if "characteristic" in name}
 CALM = {"batch_real": 64, "average": 0.98}
 ENDS = {**CALM, "pool": 10, "pool_steps": 2000}  # five networks, first weights and trained ones
 AT_ONE = {"ipc": 1, "iterations": 800, "alpha": 10.0, "lr_img": 1.0}
