@@ -416,25 +416,27 @@ def own_class(table, real, name, ipc, seed, folder):
 
 
 @torch.no_grad()
-def means(table, real, name, ipc, seed, folder):
-    """How near the class means of a set are to those of 400 real images, in the eyes of networks new to both.
+def means(table, real, names, ipc, seeds, folder):
+    """How near the class means of sets are to those of 400 real images, in the eyes of networks new to all of them.
 
-    Squared distance over the spread of the real images, mean over classes and networks: 1 / R for R random images.
+    Squared distance over the spread of the real images, mean over classes: 1 / R for R random images. A number for each
+    of five networks.
     """
-    key = {"experiment": "means", "rung": name, "ipc": ipc, "seed": seed}
-    made = None if table.find(**key) else found(real, name, ipc, seed, folder)
-    if made:
-        some, seen, offsets = random_subset(real, 400, generator=seeded(1000)), decode(made[0]), []
-        for number in range(1000, 1005):
-            look = ConvNet(channels=3, image_size=32, width=128, generator=seeded(number)).embed
-            offset = []
-            for c in range(len(real.classes)):
-                views = embedded(some.of_class(c), look)
-                ours = look(seen.of_class(c)).mean(0)
-                offset.append((ours - views.mean(0)).square().sum() / views.var(0).sum())
-            offsets.append(round(float(sum(offset)) / len(offset), 4))
-        table.add({**key, "offset": offsets})
-        print(key, offsets, flush=True)
+    some, offsets = random_subset(real, 400, generator=seeded(1000)), {}
+    made = {(name, seed): found(real, name, ipc, seed, folder) for name in names for seed in seeds}
+    for number in range(1000, 1005):
+        look = ConvNet(channels=3, image_size=32, width=128, generator=seeded(number)).embed
+        views = [embedded(some.of_class(c), look) for c in range(len(real.classes))]
+        for key, (synthetic, *_) in ((key, pair) for key, pair in made.items() if pair):
+            seen = decode(synthetic)
+            ours = [look(seen.of_class(c)).mean(0) for c in range(len(real.classes))]
+            offset = [(x - v.mean(0)).square().sum() / v.var(0).sum() for x, v in zip(ours, views, strict=True)]
+            offsets.setdefault(key, []).append(round(float(sum(offset)) / len(offset), 4))
+    for (name, seed), offset in offsets.items():
+        key = {"experiment": "means", "rung": name, "ipc": ipc, "seed": seed}
+        if table.find(**key) is None:
+            table.add({**key, "offset": offset})
+            print(key, offset, flush=True)
 
 
 def choose(table, real, validation, name, ipc, seed, folder):
@@ -583,6 +585,10 @@ def main():
         parser.error("--data and --runs are required")
     asked.runs.mkdir(exist_ok=True)
     real, validation, images = split(asked.data)
+    if asked.task == "means":
+        names = [name for name in (*BASELINES, *ITERATIONS[asked.ipc]) if all(word in name for word in asked.words)]
+        means(table, real, names, asked.ipc, asked.seeds, asked.runs)
+        return
     for seed in asked.seeds:
         if asked.task == "judges":
             judges(table, real, images, asked.ipc, seed, asked.runs, asked.times, asked.words)
@@ -598,8 +604,8 @@ def main():
                 continue
             if asked.task == "choose":
                 choose(table, real, validation, name, asked.ipc, seed, asked.runs)
-            elif asked.task in ("own-class", "means"):
-                {"own-class": own_class, "means": means}[asked.task](table, real, name, asked.ipc, seed, asked.runs)
+            elif asked.task == "own-class":
+                own_class(table, real, name, asked.ipc, seed, asked.runs)
             elif asked.task in ("sizes", "soft"):
                 score = {"sizes": sizes, "soft": soft}[asked.task]
                 score(table, real, images, name, asked.ipc, seed, asked.runs)

@@ -8,7 +8,7 @@ Every method has the same time to condense and the same number of settings to ch
 the training images. The test images are read by `ladder` alone, with the setting that `search` favoured. `path` says
 how far networks that learn from one set of each method stray from their real path, as in chapter 8's first picture,
 and how far the set is from real digits by DC's own distance; DM also in as many steps as DC.
-`fewer` runs DC with as many real images as DM, in equal time, `longer` DC, DSA and DM for four times the steps. `own`
+`fewer` runs DC with as many real images as DM, in equal time, `longer` DC and DM for four times the steps. `own`
 judges DD's sets at ten images after their own ten steps. Results go to
 dmtutor/results/predecessors.json, row by row, so a run that was stopped goes on where it was. One thread does the
 work, and seconds are the processor's, so they hardly depend on what else the machine does.
@@ -209,7 +209,7 @@ def main(wanted):
             changes = {**best["changes"], **more}
             store({"experiment": name, "method": "DM", "ipc": 1, "changes": changes}, SETS[1], train, test)
 
-    for ipc, method in itertools.product(SETS, ("DC", "DM", "DSA")):
+    for ipc, method in itertools.product(SETS, ("DC", "DM")):
         key = {"experiment": "longer", "method": method, "ipc": ipc}
         if missing(**key):
             (row,) = (row for row in table.rows if row["experiment"] == "ladder" and row["ipc"] == ipc
