@@ -415,7 +415,6 @@ def own_class(table, real, name, ipc, seed, folder):
         table.add({**key, "probability": round(float(probabilities.mean()), 4)})
 
 
-@torch.no_grad()
 def means(table, real, names, ipc, seeds, folder):
     """How near the class means of sets are to those of 400 real images, in the eyes of networks new to all of them.
 
@@ -425,7 +424,8 @@ def means(table, real, names, ipc, seeds, folder):
     some, offsets = random_subset(real, 400, generator=seeded(1000)), {}
     made = {(name, seed): found(real, name, ipc, seed, folder) for name in names for seed in seeds}
     for number in range(1000, 1005):
-        look = ConvNet(channels=3, image_size=32, width=128, generator=seeded(number)).embed
+        network = ConvNet(channels=3, image_size=32, width=128, generator=seeded(number))
+        look = network.requires_grad_(False).embed
         views = [embedded(some.of_class(c), look) for c in range(len(real.classes))]
         for key, (synthetic, *_) in ((key, pair) for key, pair in made.items() if pair):
             seen = decode(synthetic)
