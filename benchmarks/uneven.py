@@ -13,8 +13,9 @@ repeated until every class has as many as the largest: a network sees each class
 says which classes were how large: `counts`, and what a set has of them: `ipc`, (sets, classes).
 ``rarest`` asks at imbalance 50 what balance does and what learning: ten data sets, two images of each class that are
 drawn, chosen, or learned from those drawn by the library's defaults, against all images, networks of 600 steps; all
-images for four times as long, on three of the data sets; and balanced ones for 43 steps, in which they show the
-rarest class as often as all images do in 600.
+images with the logarithm of a class's share taken off its scores afterwards; all images for four times as long, on
+three of the data sets; and balanced ones for 43 steps, in which they show the rarest class as often as all images do
+in 600.
 Results go to dmtutor/results/uneven.json, row by row, so a run that was stopped goes on where it was.
 """
 
@@ -25,7 +26,21 @@ from statistics import mean
 import torch
 from store import Table, seeded
 
-from dmtutor import DMConfig, Recipe, condense, dm_steps, herding, load, random_subset, results
+from dmtutor import (
+    Accuracies,
+    DMConfig,
+    Recipe,
+    condense,
+    dm_steps,
+    herding,
+    keyed_generator,
+    load,
+    random_subset,
+    results,
+    train_network,
+)
+from dmtutor.evaluation import correctness
+from dmtutor.randomness import root_seed
 
 TOTAL, SETS = 20, 3
 POWERS = (0.0, 0.5, 1.0)
@@ -98,6 +113,11 @@ def rarest(table, real, test):
             sets = [make(one, seed) for seed, one in enumerate(data)]
             counts = [one.counts.tolist() for one in data]
             table.judge(key, sets, test, networks=1, recipe=replace(RECIPE, steps=600), counts=counts, steps=600)
+    key = {"experiment": "rarest", "imbalance": 50, "method": "All, shares taken off"}
+    if table.find(**key) is None:
+        correct = torch.stack([correctness(without_shares(one), test) for one in data])[:, None]
+        counts = [one.counts.tolist() for one in data]
+        table.add({**key, "counts": counts, "steps": 600, "accuracies": results.pack(Accuracies(correct))})
     for method in ("All", "All, balanced"):  # is it balance, or patience?
         key = {"experiment": "rarest, longer", "imbalance": 50, "method": method}
         if table.find(**key) is None:
@@ -108,6 +128,14 @@ def rarest(table, real, test):
         steps = round(600 * 10 * data[0].counts.min().item() / len(data[0]))
         sets, counts = [balanced(one) for one in data], [one.counts.tolist() for one in data]
         table.judge(key, sets, test, networks=1, recipe=replace(RECIPE, steps=steps), counts=counts, steps=steps)
+
+
+def without_shares(data):
+    """The network that is judged on all images as they are, the logarithm of each class's share off its scores."""
+    draws = keyed_generator(root_seed(seeded(0)), "train", 0)  # as evaluate draws them
+    network = train_network(data, recipe=replace(RECIPE, steps=600), generator=draws).requires_grad_(False)
+    network.classifier.bias -= (data.counts / len(data)).log()
+    return network
 
 
 def learning(data, seed):
