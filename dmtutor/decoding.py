@@ -120,7 +120,8 @@ def as_tiles(data, *, factor=2):
     ----------
     data : LabeledImages
         Whose images are of one class in each factor² that follow one another, as those of `random_subset`, `herding`
-        and `k_center` are for a multiple of factor² of each class. A ValueError if an image would hold two classes.
+        and `k_center` are for a multiple of factor² of each class. A ValueError if an image would hold two classes,
+        or if these are tiles already.
     factor : int
         As of `random_tiles`.
 
@@ -131,6 +132,8 @@ def as_tiles(data, *, factor=2):
     >>> as_tiles(herding(train, 8))
     LabeledImages(20 images of 1×28×28, 10 classes)
     """
+    if data.meta.get("factor", 1) > 1:
+        raise ValueError("data must be images, not yet stored as tiles; decode(data) shows those as images")
     check_factor(factor, data.images.shape[2:])
     if len(data) % factor**2 or data.labels.view(-1, factor**2).diff().any():
         raise ValueError(f"data must hold a multiple of factor² = {factor**2} images of each class, one class after "
