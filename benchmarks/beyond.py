@@ -30,6 +30,7 @@ dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
 import argparse
+import itertools
 import time
 from dataclasses import replace
 from functools import partial
@@ -415,28 +416,32 @@ def own_class(table, real, name, ipc, seed, folder):
         table.add({**key, "probability": round(float(probabilities.mean()), 4)})
 
 
+def spread_of(real):
+    """Mean squared distance of the images of each class from their mean: (k, n, d') → (k,)."""
+    return (real - real.mean(1, keepdim=True)).square().sum(2).mean(1)
+
+
 def means(table, real, names, ipc, seeds, folder):
     """How near the class means of sets are to those of 400 real images, in the eyes of networks new to all of them.
 
     Squared distance over the spread of the real images, mean over classes: 1 / R for R random images. A number for each
     of five networks.
     """
-    some, offsets = random_subset(real, 400, generator=seeded(1000)), {}
-    made = {(name, seed): found(real, name, ipc, seed, folder) for name in names for seed in seeds}
+    sets = {}
+    for name, seed in itertools.product(names, seeds):
+        made = found(real, name, ipc, seed, folder)
+        if made and table.find(experiment="means", rung=name, ipc=ipc, seed=seed) is None:
+            sets[name, seed] = decode(made[0]).images, []
+    some = random_subset(real, 400, generator=seeded(1000))
     for number in range(1000, 1005):
-        network = ConvNet(channels=3, image_size=32, width=128, generator=seeded(number))
-        look = network.requires_grad_(False).embed
-        views = [embedded(some.of_class(c), look) for c in range(len(real.classes))]
-        for key, (synthetic, *_) in ((key, pair) for key, pair in made.items() if pair):
-            seen = decode(synthetic)
-            ours = [look(seen.of_class(c)).mean(0) for c in range(len(real.classes))]
-            offset = [(x - v.mean(0)).square().sum() / v.var(0).sum() for x, v in zip(ours, views, strict=True)]
-            offsets.setdefault(key, []).append(round(float(sum(offset)) / len(offset), 4))
-    for (name, seed), offset in offsets.items():
-        key = {"experiment": "means", "rung": name, "ipc": ipc, "seed": seed}
-        if table.find(**key) is None:
-            table.add({**key, "offset": offset})
-            print(key, offset, flush=True)
+        network = ConvNet(channels=3, image_size=32, width=128, generator=seeded(number)).requires_grad_(False)
+        views = embedded(some.images, network.embed).unflatten(0, (len(real.classes), -1))
+        for images, offsets in sets.values():
+            ours = network.embed(images).unflatten(0, (len(real.classes), -1))
+            offsets.append(round(float((mean_distance(views, ours) / spread_of(views)).mean()), 4))
+    for (name, seed), (_, offsets) in sets.items():
+        table.add({"experiment": "means", "rung": name, "ipc": ipc, "seed": seed, "offset": offsets})
+        print(f"{name}, seed {seed}: {offsets}", flush=True)
 
 
 def choose(table, real, validation, name, ipc, seed, folder):
@@ -552,7 +557,7 @@ def gaps(table):
         for seed in range(10):
             network = train_network(train, recipe=Recipe(steps=steps), generator=seeded(seed)).requires_grad_(False)
             real = network.embed(some.images).unflatten(0, (10, -1))  # (classes, 100, d')
-            spread = (real - real.mean(1, keepdim=True)).square().sum(2).mean(1)
+            spread = spread_of(real)
             row["spread"].append(round(float(spread.mean()), 3))
             for name, group in sets.items():
                 apart = [mean_distance(real, network.embed(decode(s).images).unflatten(0, (10, -1))) for s in group]
