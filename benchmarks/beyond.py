@@ -6,6 +6,7 @@
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER sizes [WORD ...] --ipc 10
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER soft [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER own-class [WORD ...]
+    python benchmarks/beyond.py --data PATH.npz --runs FOLDER partly [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER means [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER judges [WORD ...]
     python benchmarks/beyond.py --data PATH.npz --runs FOLDER higher [WORD ...]
@@ -20,13 +21,13 @@ hour for the training of a pool of 20; ``--times`` T takes T times as many. ``ch
 left out. ``test`` scores sets on the test images, and random images and tiles, drawn or chosen, beside them, with a
 judge that takes the same number of steps on every set. ``sizes`` scores ten or fifty images by the judge of one, with
 up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an image's
-own class. ``means`` tells how near the class means of a set are to the real ones, for random networks new to both.
-Seconds in rows of different devices do not compare. ``judges`` scores sets by other judges, too: for longer,
-with cutmix, and at one image on the labels of a network that saw the training images for a while. ``higher`` makes the
-sets of HIGHER and scores them on the tenth that was left out, in some six minutes each and twenty for their networks.
-``digits`` does both on digits, in some ten minutes; ``gaps`` measures how far the stored sets of digits are from the
-real ones, for networks that were trained for a while, from ten first weights, in three minutes. Results go to
-dmtutor/results/beyond.json, row by row. One thread does the work.
+own class and ``partly`` scores sets on a part of them. ``means`` tells how near the class means of a set are to the
+real ones, for random networks new to both. Seconds in rows of different devices do not compare. ``judges`` scores sets
+by other judges, too: for longer, with cutmix, and at one image on the labels of a network that saw the training images
+for a while. ``higher`` makes the sets of HIGHER and scores them on the tenth that was left out, in some six minutes
+each and twenty for their networks. ``digits`` does both on digits, in some ten minutes; ``gaps`` measures how far the
+stored sets of digits are from the real ones, for networks that were trained for a while, from ten first weights, in
+three minutes. Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
 """
 
 import argparse
@@ -416,6 +417,34 @@ def own_class(table, real, name, ipc, seed, folder):
         table.add({**key, "probability": round(float(probabilities.mean()), 4)})
 
 
+class Partly(torch.nn.Module):
+    """A teacher of which images hear a part: of "own" their class alone, the rest even, of "mean" the class mean."""
+
+    def __init__(self, teacher, labels, part):
+        super().__init__()
+        self.teacher, self.labels, self.part = teacher, labels, part
+
+    def forward(self, images):  # all at once
+        given = self.teacher(images).softmax(1)
+        if self.part == "mean":
+            of_class = F.one_hot(self.labels, given.shape[1]).to(given)
+            given = of_class @ (of_class.T @ given / of_class.sum(0)[:, None])
+        else:
+            own = given.gather(1, self.labels[:, None])
+            given = ((1 - own) / (given.shape[1] - 1)).expand_as(given).scatter(1, self.labels[:, None], own)
+        return given.log()
+
+
+def partly(table, real, images, name, ipc, seed, folder):
+    """Score a set by SHORT on a part of the teacher's labels: does it rise or fall by that part?"""
+    for part in ("own", "mean"):
+        key = {"experiment": "partly", "part": part, "rung": name, "ipc": ipc, "seed": seed}
+        made = None if table.find(**key) else found(real, name, ipc, seed, folder)
+        if made and (part == "own" or decode(made[0]).labels.shape != made[0].labels.shape):
+            teacher = Partly(trained_teacher(real, folder), decode(made[0]).labels, part)
+            table.judge(key, made[0], images, networks=1, recipe=SHORT, judge=str(SHORT), teacher=teacher)
+
+
 def spread_of(real):
     """Mean squared distance of the images of each class from their mean: (k, n, d') → (k,)."""
     return (real - real.mean(1, keepdim=True)).square().sum(2).mean(1)
@@ -571,7 +600,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    tasks = ("condense", "choose", "test", "sizes", "soft", "own-class", "means", "judges", "digits", "gaps", "higher")
+    scored = ("choose", "test", "sizes", "soft", "own-class", "partly", "means", "judges", "digits", "gaps", "higher")
+    tasks = ("condense", *scored)
     parser.add_argument("task", choices=tasks)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--ipc", type=int, choices=tuple(ITERATIONS), default=1)
@@ -611,8 +641,8 @@ def main():
                 choose(table, real, validation, name, asked.ipc, seed, asked.runs)
             elif asked.task == "own-class":
                 own_class(table, real, name, asked.ipc, seed, asked.runs)
-            elif asked.task in ("sizes", "soft"):
-                score = {"sizes": sizes, "soft": soft}[asked.task]
+            elif asked.task in ("sizes", "soft", "partly"):
+                score = {"sizes": sizes, "soft": soft, "partly": partly}[asked.task]
                 score(table, real, images, name, asked.ipc, seed, asked.runs)
             elif asked.task == "test":
                 test(table, real, images, name, asked.ipc, seed, asked.runs, asked.times)
