@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from .checks import check_positive
 from .coresets import random_subset
+from .data import check_set
 
 
 def enlarge(images, factor):
@@ -132,6 +133,7 @@ def as_tiles(data, *, factor=2):
     >>> as_tiles(herding(train, 8))
     LabeledImages(20 images of 1×28×28, 10 classes)
     """
+    check_set(data, "data")
     if data.meta.get("factor", 1) > 1:
         raise ValueError("data must be images, not yet stored as tiles; decode(data) shows those as images")
     check_factor(factor, data.images.shape[2:])

@@ -174,6 +174,7 @@ def train_network(train, *, recipe=None, generator, teacher=None):
     torch.Size([4, 2])
     """
     recipe = recipe or Recipe.of(train.images)
+    check_teacher(teacher)
     check_generator(generator)
     train = decode(train)
     augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
@@ -209,6 +210,12 @@ def correctness(network, test, *, block=100):
 def predict(network, test, *, block=100):
     """The class that a network sees in each image of a test set: Tensor, (n,), int64, on the CPU."""
     return torch.cat([network(images).argmax(1) for images in test.images.split(block)]).cpu()
+
+
+def check_teacher(teacher):
+    """Raise a TypeError for what is neither None nor a network."""
+    if teacher is not None and not isinstance(teacher, torch.nn.Module):
+        raise TypeError(f"teacher must be a trained network, a torch.nn.Module; got {teacher!r:.80}")
 
 
 @torch.no_grad()
@@ -257,6 +264,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
         raise ValueError("sets must hold at least one set of images; got none")
     check_positive("networks", networks)
     check_set(test, "test")
+    check_teacher(teacher)
     recipe = recipe or Recipe.of(test.images)
     for s in sets:
         check_set(s, "sets")

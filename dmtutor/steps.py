@@ -12,7 +12,7 @@ from ._version import __version__
 from .augmentation import Draws, SiameseAugment
 from .checks import check_fraction, check_ipc_field, check_one_of, check_positive, check_positive_number, make_plain
 from .coresets import random_subset
-from .data import check_every_class, check_ipc, check_varied, ipc_by_class
+from .data import check_every_class, check_ipc, check_set, check_varied, ipc_by_class
 from .memory import keep_freed_memory
 from .networks import ConvNet, check_architecture, default_depth
 from .randomness import keyed_generator, root_seed
@@ -97,6 +97,7 @@ def start(steps_type, config_type, real, config, generator, **options):
     """Check all that can be checked before any work, then make the steps of a run."""
     if not isinstance(config, config_type):
         raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
+    check_set(real, "real")
     check_every_class(real, options.get("classes"))
     check_varied(real)
     if config.init == "real" and not real.counts.all():

@@ -315,6 +315,10 @@ def test_a_sure_teacher_is_as_good_as_labels_and_one_that_is_not_teaches_no_clas
     results = [evaluate(data, data, networks=2, recipe=recipe, generator=seeded(), teacher=teacher)
                for teacher in (None, Says(100.0))]
     assert torch.equal(results[0].predicted, results[1].predicted)
+    with pytest.raises(TypeError, match="teacher must be a trained network"):
+        train_network(data, recipe=recipe, generator=seeded(), teacher="resnet18")
+    with pytest.raises(TypeError, match="teacher must be a trained network"):
+        evaluate(data, data, recipe=recipe, generator=seeded(), teacher="resnet18")
 
 
 def test_cutmix_is_a_share_of_the_batches():

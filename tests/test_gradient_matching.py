@@ -169,6 +169,8 @@ def test_wrong_types_are_refused():
             dc_steps(real_images(), config=config, generator=seeded())
     with pytest.raises(TypeError, match=r"generator must be a torch\.Generator"):
         dc_steps(real_images(), config=DCConfig(**TINY), generator=None)
+    with pytest.raises(TypeError, match="real must be LabeledImages; got Tensor"):
+        dc_steps(real_images().images, config=DCConfig(**TINY), generator=seeded())
 
 
 # The loss ------------------------------------------------------------------------------------------------------------
