@@ -94,7 +94,7 @@ def settings():
     for strategy in STRATEGIES:
         yield {"experiment": "recipe", "method": "Random", "recipe": strategy}, strategy
     for draws in ("shared", "independent"):
-        for pairs in (1, 8):
+        for pairs in (1, 8, 16):
             yield {"experiment": "pairs", "method": "DM", "augment": DIGITS, "draws": draws, "pairs": pairs}, None
 
 
