@@ -12,10 +12,10 @@ repeated until every class has as many as the largest: a network sees each class
 `longer`: the same sets at imbalance 50, networks trained for three times as many steps. A row
 says which classes were how large: `counts`, and what a set has of them: `ipc`, (sets, classes).
 ``rarest`` asks at imbalance 50 what balance does and what learning: ten data sets, two images of each class that are
-drawn, chosen, or learned from those drawn by the library's defaults, against all images, networks of 600 steps; all
-images with the logarithm of a class's share taken off its scores afterwards; all images for four times as long, on
-three of the data sets; and balanced ones for 43 steps, in which they show the rarest class as often as all images do
-in 600.
+drawn, chosen (in pixels or through a random network), or learned from those drawn by the library's defaults, against
+all images, networks of 600 steps; all images with the logarithm of a class's share taken off its scores afterwards; all
+images for four times as long, on three of the data sets; and balanced ones for 43 steps, in which they show the rarest
+class as often as all images do in 600.
 Results go to dmtutor/results/uneven.json, row by row, so a run that was stopped goes on where it was.
 """
 
@@ -28,6 +28,7 @@ from store import Table, seeded
 
 from dmtutor import (
     Accuracies,
+    ConvNet,
     DMConfig,
     Recipe,
     condense,
@@ -105,6 +106,7 @@ def rarest(table, real, test):
         "All, balanced": lambda one, seed: balanced(one),
         "Random": lambda one, seed: learning(one, seed).synthetic,  # what the run below starts from
         "Herding": lambda one, seed: herding(one, 2),
+        "Herding, network": lambda one, seed: herding(one, 2, embed=random_network(seed).embed),
         "DM": lambda one, seed: learning(one, seed).finish(),
     }
     for method, make in kinds.items():
@@ -128,6 +130,10 @@ def rarest(table, real, test):
         steps = round(600 * 10 * data[0].counts.min().item() / len(data[0]))
         sets, counts = [balanced(one) for one in data], [one.counts.tolist() for one in data]
         table.judge(key, sets, test, networks=1, recipe=replace(RECIPE, steps=steps), counts=counts, steps=steps)
+
+
+def random_network(seed):
+    return ConvNet(channels=1, image_size=28, width=128, generator=seeded(seed)).requires_grad_(False)
 
 
 def without_shares(data):

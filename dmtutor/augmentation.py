@@ -204,6 +204,8 @@ class SiameseAugment:
 
         Of k ``draws`` each is shared by n/k images in a row; a ValueError if k does not divide n.
         """
+        if x.ndim != 4:
+            raise ValueError(f"x must be images, (n, C, H, W); got shape {tuple(x.shape)}")
         n, k = len(x), len(draws)
         if k < 1 or n % k:
             raise ValueError(f"draws must be as many as a divisor of the number of images, {n}; got {k}")

@@ -80,6 +80,7 @@ def decode(data):
     >>> stored, decode(stored)
     (LabeledImages(10 images of 1×28×28, 10 classes), LabeledImages(40 images of 1×28×28, 10 classes))
     """
+    check_set(data, "data")
     factor = data.meta.get("factor", 1)
     if factor == 1:
         return data

@@ -287,6 +287,12 @@ def test_unknown_strategies_are_refused(strategy):
         SiameseAugment(strategy)
 
 
+def test_what_is_no_batch_of_images_is_refused():
+    augment = SiameseAugment("color")
+    with pytest.raises(ValueError, match=r"x must be images, \(n, C, H, W\); got shape \(4, 28, 28\)"):
+        augment.apply(torch.zeros(4, 28, 28), augment.sample(1, generator=seeded()))
+
+
 @pytest.mark.parametrize("k", [3, 8])
 def test_draws_must_divide_the_images(k):
     augment = SiameseAugment("flip")
