@@ -2,7 +2,7 @@
 
     python benchmarks/augmentation.py                 # all digits: about twenty minutes of one core
     python benchmarks/augmentation.py operation       # some of: operation, siamese, recipe, pairs
-    python benchmarks/augmentation.py PATH.npz        # photographs: a quarter of an hour
+    python benchmarks/augmentation.py PATH.npz        # photographs: half an hour
 
 One image per class and short runs, judged on a validation part of the training images; the test images are not read.
 Of CIFAR-10, in PATH.npz, DM learns ten photographs of each class by the library's defaults: with all six operations or
@@ -130,6 +130,18 @@ def photographs(table, path):
             table.judge({**key, "seconds": seconds}, sets, validation, networks=1, recipe=Recipe(augment=key["recipe"]))
 
 
+def more_photographs(table, path):
+    """Twelve sets more of each kind, judged with all six: does learning with augmentation gain anything?"""
+    real, validation, _ = split(path)
+    every = "_".join(OPERATIONS)
+    for seed in range(SETS, SETS + 12):
+        for augment in ("none", every):
+            key = {"experiment": "more photographs", "method": "DM", "augment": augment, "seed": seed}
+            if table.find(**key) is None:
+                made = dm_steps(real, config=DMConfig(ipc=10, augment=augment), generator=seeded(seed)).finish()
+                table.judge(key, made, validation, networks=1, recipe=Recipe(augment=every))
+
+
 def main(wanted):
     torch.set_num_threads(1)
     train, _ = load("mnist5k")
@@ -139,6 +151,7 @@ def main(wanted):
     table = Table("augmentation", command="python benchmarks/augmentation.py", configs=configs, recipe=recipe)
     if wanted and wanted[0].endswith(".npz"):
         photographs(table, wanted[0])
+        more_photographs(table, wanted[0])
         return
     for key, judge in settings():
         if (wanted and key["experiment"] not in wanted) or table.find(**key):
