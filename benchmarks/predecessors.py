@@ -39,26 +39,26 @@ NETWORKS = 2  # for each set
 SETS = {1: 5, 10: 3}
 SECONDS = {1: 30, 10: 60}  # of one quiet core for a set, about: the iterations below were counted off from it
 DD = {"inner_steps": 10, "batch_real": 8, "lr_lr": 0.02}
-SETTINGS = {  # method: ipc: two settings to choose from
+SETTINGS = {  # method: ipc: settings to choose from, until the best is no end of the row
     "DD": {
         1: [{"iterations": 135, **DD, "lr_img": lr} for lr in (0.1, 0.2)],
         10: [{"iterations": 270, **DD, "lr_img": lr} for lr in (0.05, 0.1)],
     },
     "DC": {
-        1: [{"iterations": 230, "lr_img": lr} for lr in (0.5, 1.0)],
-        10: [{"iterations": 125, "lr_img": lr} for lr in (3.0, 6.0)],
+        1: [{"iterations": 230, "lr_img": lr} for lr in (0.5, 1.0, 2.0, 4.0)],
+        10: [{"iterations": 125, "lr_img": lr} for lr in (1.5, 3.0, 6.0)],
     },
     "DSA": {
-        1: [{"iterations": 220, "lr_img": lr} for lr in (0.5, 1.0)],
-        10: [{"iterations": 125, "lr_img": lr} for lr in (3.0, 6.0)],
+        1: [{"iterations": 220, "lr_img": lr} for lr in (0.5, 1.0, 2.0, 4.0)],
+        10: [{"iterations": 125, "lr_img": lr} for lr in (1.5, 3.0, 6.0)],
     },
     "DM": {
-        1: [{"iterations": 820, "lr_img": lr} for lr in (0.5, 1.0)],
-        10: [{"iterations": 670, "lr_img": lr} for lr in (5.0, 10.0)],
+        1: [{"iterations": 820, "lr_img": lr} for lr in (0.25, 0.5, 1.0)],
+        10: [{"iterations": 670, "lr_img": lr} for lr in (5.0, 10.0, 20.0)],
     },
 }
 
-EQUAL = [{"iterations": 230, "lr_img": lr} for lr in (0.5, 1.0)]  # DM at one image: as many steps as DC takes
+EQUAL = [{"iterations": 230, "lr_img": lr} for lr in (0.5, 1.0, 2.0)]  # DM at one image: as many steps as DC takes
 FEWER = [{"iterations": 400, "batch_real": 4, "lr_img": lr} for lr in (0.5, 1.0, 2.0)]  # DC, real images as DM has
 LONGER = 4  # times the steps of the ladder, with its step sizes
 STARTS = (50, 51, 52)  # networks of the paths
