@@ -39,7 +39,7 @@ NETWORKS = 2  # for each set
 SETS = {1: 5, 10: 3}
 SECONDS = {1: 30, 10: 60}  # of one quiet core for a set, about: the iterations below were counted off from it
 DD = {"inner_steps": 10, "batch_real": 8, "lr_lr": 0.02}
-SETTINGS = {  # method: ipc: settings to choose from, until the best is no end of the row
+SETTINGS = {  # method: ipc: settings to choose from
     "DD": {
         1: [{"iterations": 135, **DD, "lr_img": lr} for lr in (0.1, 0.2)],
         10: [{"iterations": 270, **DD, "lr_img": lr} for lr in (0.05, 0.1)],
@@ -49,12 +49,12 @@ SETTINGS = {  # method: ipc: settings to choose from, until the best is no end o
         10: [{"iterations": 125, "lr_img": lr} for lr in (1.5, 3.0, 6.0)],
     },
     "DSA": {
-        1: [{"iterations": 220, "lr_img": lr} for lr in (0.5, 1.0, 2.0, 4.0)],
+        1: [{"iterations": 220, "lr_img": lr} for lr in (0.5, 1.0, 2.0, 4.0, 8.0)],
         10: [{"iterations": 125, "lr_img": lr} for lr in (1.5, 3.0, 6.0)],
     },
     "DM": {
         1: [{"iterations": 820, "lr_img": lr} for lr in (0.25, 0.5, 1.0)],
-        10: [{"iterations": 670, "lr_img": lr} for lr in (5.0, 10.0, 20.0)],
+        10: [{"iterations": 670, "lr_img": lr} for lr in (5.0, 10.0)],
     },
 }
 
