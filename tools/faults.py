@@ -45,7 +45,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
         ("assert 0.28 < pooled[20] < 0.36", "pooled = honest"),
     ],
     "10_digits_and_photographs": [
-        ("assert f\"{lead[1, 'DSA']:.1f}\"", "lead[1, 'DSA'] = lead[10, 'DSA']"),
+        ('assert {key: f"{100 * g.mean:.1f}"', 'less_random[1, "DC"] = less_random[1, "DSA"]'),
         ('assert abs(d["random, 10"] - d["all real"]) < 2', 'p["random, 10"] = p["all real"]'),
         ("assert abs(given.mean - learned.mean) < 0.03", 'given = trained("random, 10", "last")'),
     ],
