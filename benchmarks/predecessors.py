@@ -1,11 +1,11 @@
 """DD, DC, DSA and DM on MNIST-5k at one processor time: the tables of chapters 4, 7 and 8.
 
-    python benchmarks/predecessors.py                 # all of it: about 100 minutes of one core
+    python benchmarks/predecessors.py                 # all of it: about two hours of one core
     python benchmarks/predecessors.py search ladder   # some of: cost, search, ladder, search_equal, equal, path, own,
                                                       # search_fewer, fewer, longer
 
-Every method has the same time to condense and the same number of settings to choose from, on a validation part of
-the training images. The test images are read by `ladder` alone, with the setting that `search` favoured. `path` says
+Every method has the same time to condense and some step sizes to choose from, on a validation part of the training
+images. The test images are read by `ladder` alone, with the setting that `search` favoured. `path` says
 how far networks that learn from one set of each method stray from their real path, as in chapter 8's first picture,
 and how far the set is from real digits by DC's own distance; DM also in as many steps as DC.
 `fewer` runs DC with as many real images as DM, in equal time, `longer` DC and DM for four times the steps. `own`

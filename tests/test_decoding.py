@@ -93,8 +93,9 @@ def test_a_stored_image_is_of_one_class():
     for data in (real.select(torch.arange(7)), real.select(torch.arange(6, 10))):  # too few; of two classes
         with pytest.raises(ValueError, match="data must hold a multiple of factor² = 4 images of each class"):
             as_tiles(data)
-    with pytest.raises(TypeError, match="data must be LabeledImages; got Tensor"):
-        as_tiles(real.images)
+    for store_or_show in (as_tiles, decode):
+        with pytest.raises(TypeError, match="data must be LabeledImages; got Tensor"):
+            store_or_show(real.images)
     with pytest.raises(ValueError, match="not yet stored as tiles"):
         as_tiles(as_tiles(herding(real, 4)))
 
