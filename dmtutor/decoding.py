@@ -110,6 +110,7 @@ def random_tiles(real, ipc, *, factor=2, generator):
     >>> random_tiles(train, 2, generator=torch.Generator().manual_seed(0))
     LabeledImages(20 images of 1×28×28, 10 classes)
     """
+    check_set(real, "real")
     check_factor(factor, real.images.shape[2:])
     many = tuple(n * factor**2 for n in ipc) if isinstance(ipc, tuple) else ipc * factor**2
     return as_tiles(random_subset(real, many, generator=generator), factor=factor)

@@ -96,6 +96,8 @@ def test_a_stored_image_is_of_one_class():
     for store_or_show in (as_tiles, decode):
         with pytest.raises(TypeError, match="data must be LabeledImages; got Tensor"):
             store_or_show(real.images)
+    with pytest.raises(TypeError, match="real must be LabeledImages; got Tensor"):
+        random_tiles(real.images, 1, generator=seeded())
     with pytest.raises(ValueError, match="not yet stored as tiles"):
         as_tiles(as_tiles(herding(real, 4)))
 
