@@ -250,6 +250,8 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "first or trained": (Ends, ENDS),
     "trained alone": (Trained, ENDS),
     "first or trained for less": (Ends, {**ENDS, "pool_steps": 600}),
+    "between, without entropy": (Between, {**ENDS, "alpha": 0.0}),
+    "random, without entropy": (SixteenBits, {**CALM, "pool": 0, "alpha": 0.0}),
     "between, at one": (Between, {**ENDS, **AT_ONE}),
     "between, at one, less entropy": (Between, {**ENDS, **AT_ONE, "alpha": 1.0}),
     "first or trained, at one": (Ends, {**ENDS, **AT_ONE}),
@@ -260,6 +262,7 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "between, at one, longer": (Between, {**ENDS, **AT_ONE, "lr_img": 0.3, "iterations": 3200}),
 }
 CHOSEN = ("between first and trained", "between, at one, longer")  # of these, on the images held out
+ONE_BY_ONE = ("random, without entropy", "between, without entropy", "between first and trained")  # at ten
 
 
 def run_file(folder, name, ipc, seed, times=1):
@@ -499,9 +502,9 @@ def higher(table, real, validation, images, name, seed, folder):
     if name in CHOSEN:
         row, judge = {"experiment": "higher, test", **key}, AS_PUBLISHED if ipc == 10 else JUDGES[1]
         table.judge(row, steps.synthetic, images, networks=1, recipe=judge, seconds=round(seconds))
-        if ipc == 10:  # as the rungs were judged
-            row, judge = {"experiment": "higher, as rungs", **key}, replace(JUDGES[10], amp=True)
-            table.judge(row, steps.synthetic, images, networks=1, recipe=judge)
+    if name in ONE_BY_ONE:  # as the rungs were judged
+        row, judge = {"experiment": "higher, as rungs", **key}, replace(JUDGES[10], amp=True)
+        table.judge(row, steps.synthetic, images, networks=1, recipe=judge)
 
 
 def judges(table, real, images, ipc, seed, folder, times, words):

@@ -19,7 +19,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
          "judged = dict(zip(judged, reversed(judged.values()), strict=True))"),
     ],
     "04_siamese_augmentation": [
-        ("assert likeness(one, four) > 0.85", "one, two = two, one"),
+        ("assert likeness(one_coin, four) > 0.85", "one_coin, two_coins = two_coins, one_coin"),
         ("assert loss.low > 0", "loss = gain"),
         ("assert training ==", "training[10] = training[1]"),
     ],
