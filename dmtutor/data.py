@@ -107,7 +107,9 @@ class LabeledImages(torch.utils.data.Dataset):
         return self.images[:] * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
 
     def of_class(self, c):
-        """Images of class ``c``: Tensor, (m, C, H, W)."""
+        """Images of class ``c``: Tensor, (m, C, H, W). A ValueError if there is no such class."""
+        if c not in range(len(self.classes)):
+            raise ValueError(f"class must be 0 … {len(self.classes) - 1}, got {c!r}")
         return self.images[self.labels == c]
 
     def select(self, indices):

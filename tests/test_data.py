@@ -20,6 +20,9 @@ def test_access():
     assert len(data) == 12
     assert data.counts.tolist() == [4, 4, 4]
     assert torch.equal(data.of_class(1), data.images[1::3])
+    for c in (-1, 3, "cat"):
+        with pytest.raises(ValueError, match="class must be 0 … 2"):
+            data.of_class(c)
     torch.testing.assert_close(data.pixels, torch.from_numpy(x)[:, None] / 255, atol=1e-6, rtol=0)
     chosen = data.select(torch.tensor([5, 2]))
     assert torch.equal(chosen.images, data.images[[5, 2]])
