@@ -252,6 +252,7 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "first or trained for less": (Ends, {**ENDS, "pool_steps": 600}),
     "between, without entropy": (Between, {**ENDS, "alpha": 0.0}),
     "random, without entropy": (SixteenBits, {**CALM, "pool": 0, "alpha": 0.0}),
+    "DM, as calm": (SixteenBits, {**CALM, "factor": 1, "pool": 0, "alpha": 0.0}),
     "between, at one": (Between, {**ENDS, **AT_ONE}),
     "between, at one, less entropy": (Between, {**ENDS, **AT_ONE, "alpha": 1.0}),
     "first or trained, at one": (Ends, {**ENDS, **AT_ONE}),
@@ -262,7 +263,7 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "between, at one, longer": (Between, {**ENDS, **AT_ONE, "lr_img": 0.3, "iterations": 3200}),
 }
 CHOSEN = ("between first and trained", "between, at one, longer")  # of these, on the images held out
-ONE_BY_ONE = ("random, without entropy", "between, without entropy", "between first and trained")  # at ten
+ONE_BY_ONE = ("DM, as calm", "random, without entropy", "between, without entropy", "between first and trained")
 
 
 def run_file(folder, name, ipc, seed, times=1):
@@ -421,7 +422,10 @@ def own_class(table, real, name, ipc, seed, folder):
 
 
 class Partly(torch.nn.Module):
-    """A teacher of which images hear a part: of "own" their class alone, the rest even, of "mean" the class mean."""
+    """A teacher of which images hear a part: of "own" their class alone, the rest even, of "mean" the class mean.
+
+    Of "exchanged" each image hears what is said of the next one of its class.
+    """
 
     def __init__(self, teacher, labels, part):
         super().__init__()
@@ -432,6 +436,9 @@ class Partly(torch.nn.Module):
         if self.part == "mean":
             of_class = F.one_hot(self.labels, given.shape[1]).to(given)
             given = of_class @ (of_class.T @ given / of_class.sum(0)[:, None])
+        elif self.part == "exchanged":
+            rows = self.labels.argsort(stable=True).unflatten(0, (given.shape[1], -1))  # as many of each class
+            given = given.index_put((rows,), given[rows.roll(1, 1)])
         else:
             own = given.gather(1, self.labels[:, None])
             given = ((1 - own) / (given.shape[1] - 1)).expand_as(given).scatter(1, self.labels[:, None], own)
@@ -440,7 +447,7 @@ class Partly(torch.nn.Module):
 
 def partly(table, real, images, name, ipc, seed, folder):
     """Score a set by SHORT on a part of the teacher's labels: does it rise or fall by that part?"""
-    for part in ("own", "mean"):
+    for part in ("own", "mean", "exchanged"):
         key = {"experiment": "partly", "part": part, "rung": name, "ipc": ipc, "seed": seed}
         made = None if table.find(**key) else found(real, name, ipc, seed, folder)
         if made and (part == "own" or decode(made[0]).labels.shape != made[0].labels.shape):
