@@ -99,6 +99,7 @@ ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
          "half the step": 350, "DM, larger step": 350},
+    4: {"DM, larger step": 800},  # as many images as four tiles hold, whole
     7: {"+ decoding": 350},  # as files they take the room of one photograph
     50: {"+ decoding": 120, "DM, larger step": 120},
 }

@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 import torch.nn.functional as F
 
-from .checks import check_generator
+from .checks import check_generator, check_positive
 
 # Every operation maps images (n, C, H, W) and numbers u (n, 4), uniform in [0, 1), to images (n, C, H, W). It is
 # differentiable in the images. The columns of u are independent; an operation uses as many as it needs.
@@ -195,6 +195,7 @@ class SiameseAugment:
         same_operation : bool
             Use one operation for all k draws, each with its own parameters: how the papers train networks.
         """
+        check_positive("k", k)
         check_generator(generator)
         operation = torch.randint(max(1, len(self.operations)), (1 if same_operation else k,), generator=generator)
         return Draws(operation.expand(k), torch.rand(k, 4, generator=generator, dtype=torch.float64))
@@ -215,6 +216,8 @@ class SiameseAugment:
         u = draws.u.to(x)[:, None].expand(-1, each, -1).flatten(0, 1)  # (n, 4)
         # The images of one operation are brought together without an index, for which a GPU would wait.
         runs = [(index, each * len(list(run))) for index, run in groupby(draws.operation.tolist())]
+        if max(runs)[0] >= len(self.operations):
+            raise ValueError(f"draws must be of this strategy, {self.strategy!r}; got those of a longer one")
         sizes = [size for _, size in runs]
         images, numbers, out = x.split(sizes), u.split(sizes), [None] * len(runs)
         for index in {index for index, _ in runs}:

@@ -7,7 +7,7 @@ for points, `herding_order` and `k_center_order`, applied to the pixels or to an
 import torch
 
 from .checks import check_generator, check_positive
-from .data import check_ipc
+from .data import check_ipc, check_set
 from .mmd import check_points
 
 BLOCK = 100  # images that are embedded at once
@@ -45,8 +45,9 @@ def herding(real, ipc, *, embed=None):
 
     `LabeledImages`, sorted by class, those of a class in the order of choice: the first ones of each class are what a
     smaller ``ipc`` would choose. Memory holds one class's embeddings, (n_c, d'), in float64; time is n_c · d' for each
-    chosen image. A ValueError if ``ipc`` is not positive integers or exceeds what a class has, pixels or embeddings are
-    NaN or infinite, or ``embed`` does not return (n, d'); a TypeError if it is not callable.
+    chosen image. A ValueError if ``ipc`` is not positive integers or exceeds what a class has, ``real`` is stored as
+    tiles, pixels or embeddings are NaN or infinite, or ``embed`` does not return (n, d'); a TypeError if it is not
+    callable.
 
     Parameters
     ----------
@@ -183,6 +184,7 @@ def centered(points, m):
 
 def choose(real, ipc, order, embed):
     """The images that a rule for points, (n, d), m → (m,), chooses of every class."""
+    check_set(real, "real", whole=True)
     wanted = check_ipc(real, ipc)
     if embed is not None and not callable(embed):
         raise TypeError(f"embed must be callable, (n, C, H, W) → (n, d'); got {embed!r}")

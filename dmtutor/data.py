@@ -238,11 +238,13 @@ class LabeledImages(torch.utils.data.Dataset):
         return data
 
 
-def check_set(data, name):
-    """Raise a TypeError for what is no LabeledImages, with what makes one of it."""
+def check_set(data, name, *, whole=False):
+    """Raise a TypeError for what is no LabeledImages, with what makes one; where ``whole``, a ValueError for tiles."""
     if not isinstance(data, LabeledImages):
         raise TypeError(f"{name} must be LabeledImages; got {type(data).__name__}: train, test = load(path), or "
                         "from_arrays(x, y), or from_dataset(dataset)")
+    if whole and data.meta.get("factor", 1) > 1:
+        raise ValueError(f"{name} must be images, not yet stored as tiles; decode({name}) shows those as images")
 
 
 def check_labels(labels, n, num_classes, name="labels"):

@@ -38,6 +38,8 @@ def enlarge(images, factor):
             [8., 8.],
             [8., 8.]])
     """
+    if images.ndim != 4:
+        raise ValueError(f"images must be of shape (n, C, H, W); got {tuple(images.shape)}")
     check_factor(factor, images.shape[2:])
     up, across = (interpolation(side // factor, side, images.dtype, images.device) for side in images.shape[2:])
     return up @ tiles(images, factor) @ across.T
@@ -135,9 +137,7 @@ def as_tiles(data, *, factor=2):
     >>> as_tiles(herding(train, 8))
     LabeledImages(20 images of 1×28×28, 10 classes)
     """
-    check_set(data, "data")
-    if data.meta.get("factor", 1) > 1:
-        raise ValueError("data must be images, not yet stored as tiles; decode(data) shows those as images")
+    check_set(data, "data", whole=True)
     check_factor(factor, data.images.shape[2:])
     if len(data) % factor**2 or data.labels.view(-1, factor**2).diff().any():
         raise ValueError(f"data must hold a multiple of factor² = {factor**2} images of each class, one class after "

@@ -263,7 +263,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
     if not sets:
         raise ValueError("sets must hold at least one set of images; got none")
     check_positive("networks", networks)
-    check_set(test, "test")
+    check_set(test, "test", whole=True)
     check_teacher(teacher)
     recipe = recipe or Recipe.of(test.images)
     for s in sets:

@@ -97,7 +97,7 @@ def start(steps_type, config_type, real, config, generator, **options):
     """Check all that can be checked before any work, then make the steps of a run."""
     if not isinstance(config, config_type):
         raise TypeError(f"config must be a {config_type.__name__}; got {config!r}")
-    check_set(real, "real")
+    check_set(real, "real", whole=True)
     check_every_class(real, options.get("classes"))
     check_varied(real)
     if config.init == "real" and not real.counts.all():

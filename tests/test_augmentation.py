@@ -300,6 +300,16 @@ def test_draws_must_divide_the_images(k):
         augment.apply(images(), augment.sample(k, generator=seeded()))
 
 
+def test_draws_are_of_the_strategy_that_uses_them():
+    """One that has as many operations may use them; a shorter one would not know which is meant."""
+    rest = SiameseAugment("color_crop_flip").sample(100, generator=seeded())
+    with pytest.raises(ValueError, match="draws must be of this strategy, 'color_crop'; got those of a longer one"):
+        SiameseAugment("color_crop").apply(torch.zeros(100, 1, 8, 8), rest)
+    for k in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"k must be a positive integer; got {k}"):
+            SiameseAugment("color").sample(k, generator=seeded())
+
+
 # On the way back -----------------------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,12 @@ from runs import real_images, seeded
 from torch.utils.data import DataLoader
 
 from dmtutor import (
+    DMConfig,
     LabeledImages,
     Recipe,
     as_tiles,
     decode,
+    dm_steps,
     evaluate,
     export,
     herding,
@@ -79,6 +81,23 @@ def test_what_does_not_fit_is_refused(factor, ipc, message):
     with pytest.raises(ValueError) as caught:
         random_tiles(real_images(), ipc, factor=factor, generator=seeded())
     assert str(caught.value) == message
+
+
+def test_tiles_are_refused_where_images_are_asked_for():
+    real = real_images()
+    stored, message = random_tiles(real, 1, generator=seeded()), "must be images, not yet stored as tiles; decode"
+    for work in (
+        lambda: herding(stored, 1),
+        lambda: as_tiles(stored),
+        lambda: dm_steps(stored, config=DMConfig(ipc=1), generator=seeded()),
+        lambda: evaluate(stored, stored, generator=seeded()),
+    ):
+        with pytest.raises(ValueError, match=message):
+            work()
+    with pytest.raises(TypeError, match="real must be LabeledImages; got Tensor"):
+        herding(real.images, 1)
+    with pytest.raises(ValueError, match=r"images must be of shape \(n, C, H, W\); got \(4, 4\)"):
+        enlarge(torch.zeros(4, 4), 2)
 
 
 def test_chosen_images_are_stored_in_their_order():
