@@ -9,8 +9,8 @@ held-out ones is? Pixels have length one. As many held-out photographs, ten of e
 
 Then the only image of each class, seen by ten networks of width 128 that no run has met. Their last maps have 4 x 4
 cells. How far do the cells of an image lie apart, squared, and how far is it from the mean of 400 real photographs:
-the learned image, the same without its waves of three to five cycles, without all faster ones, or with the former
-weakened by as much power as the latter hold, and five photographs of each class?
+the learned image, the same without its waves of three to five cycles, without all faster ones, with the former
+weakened by as much power as the latter hold, or replaced by white noise, and five photographs of each class?
 
 The second command traces three more sets of ten digits of each class, the first from the start of the stored one.
 
@@ -111,13 +111,22 @@ def weakened(images):
     return images - (power[0] / power[1]).sqrt() * wave
 
 
+def replaced(images):
+    """Images whose waves of three to five cycles gave way to white noise of as much power."""
+    rest = without(images, 3, 5)
+    noise = torch.randn(images.shape, generator=seeded(0))
+    power = [part.square().sum((1, 2, 3), keepdim=True) for part in (images - rest, noise)]
+    return rest + (power[0] / power[1]).sqrt() * noise
+
+
 @torch.no_grad()
 def lattice(table, real):
     networks = [ConvNet(channels=3, image_size=32, width=128, generator=seeded(UNSEEN + j)) for j in range(NETWORKS)]
     some, made = random_subset(real, 400, generator=seeded(99)), results.images("cifar10_dm_1")
     kinds = {"learned": made.images, "learned, without 3 to 5 cycles": without(made.images, 3, 5),
              "learned, without 6 to 16 cycles": without(made.images, 6, 16),
-             "learned, 3 to 5 cycles weakened": weakened(made.images)}
+             "learned, 3 to 5 cycles weakened": weakened(made.images),
+             "learned, white noise for 3 to 5 cycles": replaced(made.images)}
     kinds |= {f"photographs, {s}": random_subset(real, 1, generator=seeded(s)).images for s in range(5)}
     seen = {name: [network.embed(x) for network in networks] for name, x in kinds.items()}
     means = []
