@@ -1,15 +1,16 @@
 """Results that hold up, on MNIST-5k: what chapters 10 and 11 add to the tables of the chapters before.
 
     python benchmarks/ladder.py                     # all of it: about 40 minutes of one core
-    python benchmarks/ladder.py sets ladder         # some of: sets, curves, transfer, ladder, more
+    python benchmarks/ladder.py sets ladder         # some of: sets, curves, transfer, grounds, ladder, more
 
 `sets`: the first set of each method's ladder at 10 images per class, and of DM's at 1, made again and stored as .pt
 files. `curves`: accuracy along one run of each method, on validation images. `transfer`: the stored sets train other
-networks, as they are and rescaled to the contrast of real images. `ladder`: 50 images per class; DC and DSA get DM's
-processor time, each with the setting that `predecessors.py` favoured at 10 images, its step size rescaled by the root
-of the images, as the library's default is. `more`: DM at 100 and 200 images per class. All but `curves` read the test
-images, and nothing is chosen by what they say. Results go to dmtutor/results/ladder.json, row by row, so a run that
-was stopped goes on where it was. One thread does the work, and seconds are the processor's.
+networks, as they are and rescaled to the contrast of real images. `grounds`: networks with batch norm on DSA's set with
+its ground cleared and its contrast kept, and on random digits at that contrast. `ladder`: 50 images per class; DC and
+DSA get DM's processor time, each with the setting that `predecessors.py` favoured at 10 images, its step size rescaled
+by the root of the images, as the library's default is. `more`: DM at 100 and 200 images per class. All but `curves`
+read the test images, and nothing is chosen by what they say. Results go to dmtutor/results/ladder.json, row by row, so
+a run that was stopped goes on where it was. One thread does the work, and seconds are the processor's.
 """
 
 import sys
@@ -108,6 +109,31 @@ def transfer(table, train, test):
             print(f"{key}: {accuracies}", flush=True)
 
 
+def cleared(synthetic):
+    """Every image with black where it was darker than the mean of all pixels, at the contrast that it had."""
+    x, black = synthetic.images, -synthetic.mean / synthetic.std
+    return at_contrast(replace(synthetic, images=torch.where(x < 0, black.view(1, -1, 1, 1), x)), synthetic)
+
+
+def at_contrast(synthetic, other):
+    """Every image at the mean of its own and the spread of an image of the same place in another set."""
+    x, spread = synthetic.images, other.images.std((1, 2, 3), keepdim=True)
+    mean, own = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
+    return replace(synthetic, images=mean + (x - mean) * spread / own)
+
+
+def grounds(table, train, test):
+    dsa, real = results.images("mnist5k_dsa_10"), random_subset(train, 10, generator=seeded(0))
+    cases = {"DSA": dsa, "DSA, cleared": cleared(dsa), "Random": real, "Random, as contrasty": at_contrast(real, dsa)}
+    for name, (changes, _) in MODELS.items():
+        for case, one in cases.items():
+            key = {"experiment": "grounds", "set": case, "model": name}
+            if changes.get("norm") == "batch" and not table.find(**key):
+                row, accuracies = judged([one], test, networks=3, lr=0.01, **changes)
+                table.add({**key, **row})
+                print(f"{key}: {accuracies}", flush=True)
+
+
 def curves(table, train, test):
     rest, validation = train.split(0.2, generator=seeded(0))
     for method, marks in MARKS.items():
@@ -136,7 +162,7 @@ def more(table, train, test):
             print(f"{key}: {accuracies}, {row['seconds']} s", flush=True)
 
 
-PARTS = {"sets": sets, "curves": curves, "transfer": transfer, "ladder": ladder, "more": more}
+PARTS = {"sets": sets, "curves": curves, "transfer": transfer, "grounds": grounds, "ladder": ladder, "more": more}
 
 
 def main(wanted):
