@@ -75,7 +75,6 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
     "+ trained networks": {**POOL, "alpha": 0, "lr_img": 1.0},
     "+ cross-entropy": {**POOL, "alpha": 10.0, "lr_img": 1.0},
     "+ kernel": {**POOL, "alpha": 10.0, "lr_img": 1.0},
-    "+ less noise": {**POOL, "alpha": 10.0, "lr_img": 1.0, "batch_real": 64},  # in place of the kernel
     "+ more networks": {**MANY, "alpha": 10.0, "lr_img": 1.0},  # from here on what was tried at ten images
     "+ smaller step": {**MANY, "alpha": 10.0, "lr_img": 0.25},
     "chosen at ten": {**MANY, "alpha": 1.0, "lr_img": 0.5},
@@ -92,14 +91,13 @@ RUNGS = {  # changes to COMMON; the step size is for one image per class, and te
 }
 ITERATIONS = {  # for five and ten core minutes, the pool aside at ten
     1: {"DM": 1200, "+ decoding": 800, "+ trained networks": 550, "+ cross-entropy": 550, "+ kernel": 550,
-        "+ less noise": 180, "DM, larger step": 1200, "+ decoding, 550 steps": 550,
-        "one tile, four times": 800,
+        "DM, larger step": 1200, "+ decoding, 550 steps": 550, "one tile, four times": 800,
         "+ characteristic functions": 800, "+ characteristic functions, step 0.3": 800,
         "+ characteristic functions, step 3": 800},
+    4: {"DM, larger step": 800},  # as many images as four tiles hold, whole
     10: {"DM": 900, "+ decoding": 350, "+ trained networks": 320, "+ cross-entropy": 320, "+ more networks": 320,
          "+ smaller step": 320, "chosen at ten": 320, "larger step": 320, "less entropy": 320, "in 16 bits": 320,
          "half the step": 350, "DM, larger step": 350},
-    4: {"DM, larger step": 800},  # as many images as four tiles hold, whole
     7: {"+ decoding": 350},  # as files they take the room of one photograph
     50: {"+ decoding": 120, "DM, larger step": 120},
 }

@@ -51,7 +51,7 @@ FAULTS = {  # chapter: (an assertion of the chapter, by how it begins; what is p
     ],
     "11_inside": [
         ("assert [round(share, 2) for _, share in moved", "moved = {1: moved[10], 10: moved[1]}"),
-        ('assert min(of_real["DSA"], worst)', 'of_real["DSA"] = (of_real["DSA"] + of_set["DSA"]) / 2'),
+        ('assert of_real["DSA"] - of_set["DSA"] >', 'of_real["DSA"] = (of_real["DSA"] + of_set["DSA"]) / 2'),
         ("assert in_table == expected", 'in_table["without its wave"] = in_table["the lattice"]'),
     ],
     "12_beyond": [
