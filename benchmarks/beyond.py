@@ -252,6 +252,7 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "between, without entropy": (Between, {**ENDS, "alpha": 0.0}),
     "random, without entropy": (SixteenBits, {**CALM, "pool": 0, "alpha": 0.0}),
     "DM, as calm": (SixteenBits, {**CALM, "factor": 1, "pool": 0, "alpha": 0.0}),
+    "photographs, with entropy": (Between, {**ENDS, "factor": 1}),
     "between, at one": (Between, {**ENDS, **AT_ONE}),
     "between, at one, less entropy": (Between, {**ENDS, **AT_ONE, "alpha": 1.0}),
     "first or trained, at one": (Ends, {**ENDS, **AT_ONE}),
@@ -262,7 +263,13 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "between, at one, longer": (Between, {**ENDS, **AT_ONE, "lr_img": 0.3, "iterations": 3200}),
 }
 CHOSEN = ("between first and trained", "between, at one, longer")  # of these, on the images held out
-ONE_BY_ONE = ("DM, as calm", "random, without entropy", "between, without entropy", "between first and trained")
+ONE_BY_ONE = (
+    "DM, as calm",
+    "photographs, with entropy",
+    "random, without entropy",
+    "between, without entropy",
+    "between first and trained",
+)
 
 
 def run_file(folder, name, ipc, seed, times=1):
