@@ -174,9 +174,9 @@ def train_network(train, *, recipe=None, generator, teacher=None):
     torch.Size([4, 2])
     """
     recipe = recipe or Recipe.of(train.images)
-    check_teacher(teacher)
     check_generator(generator)
     train = decode(train)
+    check_teacher(teacher, train)
     augment = SiameseAugment(recipe.augment or train.meta.get("augment", "none"))
     targets = train.labels if teacher is None else soft_labels(teacher, train)
     network = recipe.network(train.images, len(train.classes), generator=generator)
@@ -212,10 +212,20 @@ def predict(network, test, *, block=100):
     return torch.cat([network(images).argmax(1) for images in test.images.split(block)]).cpu()
 
 
-def check_teacher(teacher):
-    """Raise a TypeError for what is neither None nor a network."""
-    if teacher is not None and not isinstance(teacher, torch.nn.Module):
+@torch.no_grad()
+def check_teacher(teacher, data):
+    """Raise a TypeError for what is neither None nor a network, a ValueError if it does not fit images and classes."""
+    if teacher is None:
+        return
+    if not isinstance(teacher, torch.nn.Module):
         raise TypeError(f"teacher must be a trained network, a torch.nn.Module; got {teacher!r:.80}")
+    image, expected = data.images[:1], (1, len(data.classes))
+    try:
+        found = tuple(teacher(image).shape)
+    except RuntimeError as error:
+        raise ValueError(f"teacher must take images of {tuple(image.shape[1:])}, as in the set; {error}") from error
+    if found != expected:
+        raise ValueError(f"teacher must give a number for each of the {expected[1]} classes; one image gave {found}")
 
 
 @torch.no_grad()
@@ -264,7 +274,7 @@ def evaluate(sets, test, *, networks=3, recipe=None, generator, teacher=None, pr
         raise ValueError("sets must hold at least one set of images; got none")
     check_positive("networks", networks)
     check_set(test, "test", whole=True)
-    check_teacher(teacher)
+    check_teacher(teacher, test)
     recipe = recipe or Recipe.of(test.images)
     for s in sets:
         check_set(s, "sets")

@@ -1,5 +1,6 @@
 import dataclasses
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -8,7 +9,7 @@ from runs import seeded
 from torch import nn
 
 import dmtutor.evaluation as evaluation
-from dmtutor import Recipe, evaluate, from_arrays, train_network
+from dmtutor import ConvNet, Recipe, evaluate, from_arrays, train_network
 
 TINY = Recipe(epochs=3, width=4, depth=2, augment="none")
 
@@ -319,6 +320,18 @@ def test_a_sure_teacher_is_as_good_as_labels_and_one_that_is_not_teaches_no_clas
         train_network(data, recipe=recipe, generator=seeded(), teacher="resnet18")
     with pytest.raises(TypeError, match="teacher must be a trained network"):
         evaluate(data, data, recipe=recipe, generator=seeded(), teacher="resnet18")
+
+
+@pytest.mark.parametrize(("channels", "classes", "message"), [
+    (3, 2, r"teacher must take images of \(1, 8, 8\), as in the set"),
+    (1, 10, r"teacher must give a number for each of the 2 classes; one image gave \(1, 10\)"),
+])
+def test_a_teacher_of_other_images_or_classes_is_refused_before_any_work(channels, classes, message):
+    data = of_two_brightnesses()
+    teacher = ConvNet(channels=channels, image_size=8, classes=classes, width=4, depth=1, generator=seeded())
+    for use in (partial(train_network, data), partial(evaluate, data, data)):
+        with pytest.raises(ValueError, match=message):
+            use(recipe=Recipe(steps=1), generator=seeded(), teacher=teacher.eval())
 
 
 def test_cutmix_is_a_share_of_the_batches():

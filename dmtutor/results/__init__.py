@@ -44,9 +44,11 @@ def rows(name, experiment, **values):
     ['DM']
     """
     wanted = {"experiment": experiment, **values}
-    found = [row for row in load(name)["rows"] if wanted.items() <= row.items()]
+    there = load(name)["rows"]
+    found = [row for row in there if wanted.items() <= row.items()]
     if not found:
-        raise ValueError(f"name must be a file with rows of {wanted}; {name!r} has none")
+        known = ", ".join(sorted({row["experiment"] for row in there if "experiment" in row}))
+        raise ValueError(f"name must be a file with rows of {wanted}; {name!r} has none, its experiments are: {known}")
     return found
 
 
