@@ -219,6 +219,13 @@ class Between(SixteenBits):
         return share
 
 
+class Untrained(Between):
+    """A step sees new random weights, though there is a cross-entropy."""
+
+    def draw_weights(self, iteration):
+        return self.network.draw_parameters(generator=keyed_generator(self.root, "network", iteration))
+
+
 class Ends(Between):
     """A step sees first weights or trained ones."""
 
@@ -249,6 +256,7 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "first or trained": (Ends, ENDS),
     "trained alone": (Trained, ENDS),
     "first or trained for less": (Ends, {**ENDS, "pool_steps": 600}),
+    "random, with entropy": (Untrained, ENDS),
     "between, without entropy": (Between, {**ENDS, "alpha": 0.0}),
     "random, without entropy": (SixteenBits, {**CALM, "pool": 0, "alpha": 0.0}),
     "DM, as calm": (SixteenBits, {**CALM, "factor": 1, "pool": 0, "alpha": 0.0}),
@@ -267,6 +275,7 @@ ONE_BY_ONE = (
     "DM, as calm",
     "photographs, with entropy",
     "random, without entropy",
+    "random, with entropy",
     "between, without entropy",
     "between first and trained",
 )
