@@ -317,7 +317,7 @@ def run_to_the_end(steps, path, name, seed):
 
     if steps.config.pool and not run["losses"]:
         pool = trained_pool(steps, seed, path.parent)
-        steps.pool, begin = pool["pool"], begin - pool["seconds"]
+        steps.pool, begin = pool["pool"], time.process_time() - pool["seconds"]  # whoever trained it
         save()
     for step in saved(steps, save):
         run["losses"].append(float(step.loss))
