@@ -23,8 +23,8 @@ judge that takes the same number of steps on every set. ``sizes`` scores ten or 
 up to 64 images in a step, ``soft`` on a teacher's labels, of which ``own-class`` tells how much they give an image's
 own class and ``partly`` scores sets on a part of them. ``means`` tells how near the class means of a set are to the
 real ones, for random networks new to both. Seconds in rows of different devices do not compare. ``judges`` scores sets
-by other judges, too: for longer, with cutmix, and at one image on the labels of a network that saw the training images
-for a while. ``higher`` makes the sets of HIGHER and scores them on the tenth that was left out, in some six minutes
+by other judges, too: for longer, with cutmix, and on the labels of a network that saw the training images for a
+while. ``higher`` makes the sets of HIGHER and scores them on the tenth that was left out, in some six minutes
 each and twenty for their networks. ``digits`` does both on digits, in some ten minutes; ``gaps`` measures how far the
 stored sets of digits are from the real ones, for networks that were trained for a while, from ten first weights, in
 three minutes. Results go to dmtutor/results/beyond.json, row by row. One thread does the work.
@@ -126,7 +126,7 @@ JUDGES = {1: Translated.reference(steps=400), 10: Translated.reference(steps=100
 OTHER_JUDGES = {
     1: {"cutmix, longer": Translated.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]},
     10: {
-        "1,000 epochs": Recipe.reference(),  # as published: two steps an epoch if decoded
+        "soft labels": replace(JUDGES[10], amp=True),
         "cutmix, longer": Translated.reference(steps=10500, batch_size=64, cutmix=0.5, amp=True),  # 1,500 epochs
     },
 }
@@ -137,7 +137,7 @@ TOP = {
 AS_PUBLISHED = Translated.reference(amp=True)  # 1,000 epochs, in 16 bits
 SHORT = Translated.reference(steps=400, batch_size=64)  # on up to 64 images it is the judge of one image per class
 BASELINES = ("Random", "Random tiles", "Herded tiles", "Surest tiles")
-APART = ("One, blurred", "Four, whole")  # what tells number from sharpness, beside one and random tiles
+APART = ("One, blurred", "Four, whole", "Least sure tiles")  # what tells number from sharpness, and sureness from luck
 CANDIDATES = 300  # of each class, from which a teacher takes the surest
 LOOKS = (1, 10, 30, 100, 300)  # steps after which networks look at digits
 TEACHER = Recipe(width=128, steps=400, batch_size=64, lr=0.01)
@@ -347,8 +347,8 @@ def found(real, name, ipc, seed, folder, times=1):
         return random_subset(real, 4 * ipc, generator=seeded(seed)), {}
     if name == "Herded tiles":
         return herded_tiles(real, ipc, seed, folder)
-    if name == "Surest tiles":
-        return surest_tiles(real, ipc, seed, trained_teacher(real, folder)), {}
+    if name in ("Surest tiles", "Least sure tiles"):
+        return surest_tiles(real, ipc, seed, trained_teacher(real, folder), name == "Surest tiles"), {}
     path = run_file(folder, name, ipc, seed, times)
     if not path.exists():
         return None
@@ -387,12 +387,12 @@ def seen_by(looks, images):
 
 
 @torch.no_grad()
-def surest_tiles(real, ipc, seed, teacher):
-    """Of some random images of each class those whose class a teacher is surest of, once they are tiles."""
+def surest_tiles(real, ipc, seed, teacher, most=True):
+    """Of some random images of each class those whose class a teacher is surest (or least sure) of, as tiles."""
     some = random_subset(real, CANDIDATES, generator=seeded(seed))
     answers = torch.cat([teacher(blurred(block)).log_softmax(1) for block in some.images.split(100)])
     sure = answers.gather(1, some.labels[:, None])[:, 0].view(len(some.classes), CANDIDATES)
-    best = sure.topk(4 * ipc).indices + CANDIDATES * torch.arange(len(some.classes))[:, None]
+    best = sure.topk(4 * ipc, largest=most).indices + CANDIDATES * torch.arange(len(some.classes))[:, None]
     return as_tiles(some.select(best.flatten()))
 
 
@@ -646,7 +646,8 @@ def main():
     asked.runs.mkdir(exist_ok=True)
     real, validation, images = split(asked.data)
     if asked.task == "means":
-        names = [name for name in (*BASELINES, *ITERATIONS[asked.ipc]) if all(word in name for word in asked.words)]
+        names = (*BASELINES, *APART, *ITERATIONS[asked.ipc])
+        names = [name for name in names if all(word in name for word in asked.words)]
         means(table, real, names, asked.ipc, asked.seeds, asked.runs)
         return
     for seed in asked.seeds:
