@@ -659,7 +659,7 @@ def main():
                 if all(word in name for word in asked.words):
                     higher(table, real, validation, images, name, seed, asked.runs)
             continue
-        apart = APART if asked.task == "test" and asked.ipc == 1 else ()
+        apart = APART if asked.task in ("test", "soft") and asked.ipc == 1 else ()
         for name in (*BASELINES, *apart, *ITERATIONS[asked.ipc]):
             if not all(word in name for word in asked.words):
                 continue
