@@ -479,23 +479,25 @@ def means(table, real, names, ipc, seeds, folder):
     """How near the class means of sets are to those of 400 real images, in the eyes of networks new to all of them.
 
     Squared distance over the spread of the real images, mean over classes: 1 / R for R random images. A number for each
-    of five networks.
+    of five networks; and of how many classes the mean lies nearest to its own real one.
     """
     sets = {}
     for name, seed in itertools.product(names, seeds):
         made = found(real, name, ipc, seed, folder)
         if made and table.find(experiment="means", rung=name, ipc=ipc, seed=seed) is None:
-            sets[name, seed] = decode(made[0]).images, []
+            sets[name, seed] = decode(made[0]).images, [], []
     some = random_subset(real, 400, generator=seeded(1000))
     for number in range(1000, 1005):
         network = ConvNet(channels=3, image_size=32, width=128, generator=seeded(number)).requires_grad_(False)
         views = embedded(some.images, network.embed).unflatten(0, (len(real.classes), -1))
-        for images, offsets in sets.values():
+        for images, offsets, own in sets.values():
             ours = network.embed(images).unflatten(0, (len(real.classes), -1))
+            nearest = torch.cdist(ours.mean(1), views.mean(1)).argmin(1)
+            own.append(int((nearest == torch.arange(len(nearest))).sum()))
             offsets.append(round(float((mean_distance(views, ours) / spread_of(views)).mean()), 4))
-    for (name, seed), (_, offsets) in sets.items():
-        table.add({"experiment": "means", "rung": name, "ipc": ipc, "seed": seed, "offset": offsets})
-        print(f"{name}, seed {seed}: {offsets}", flush=True)
+    for (name, seed), (_, offsets, own) in sets.items():
+        table.add({"experiment": "means", "rung": name, "ipc": ipc, "seed": seed, "offset": offsets, "own": own})
+        print(f"{name}, seed {seed}: {offsets}, {own}", flush=True)
 
 
 def choose(table, real, validation, name, ipc, seed, folder):
