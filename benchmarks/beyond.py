@@ -60,7 +60,7 @@ from dmtutor import (
 )
 from dmtutor.condensation import saved
 from dmtutor.coresets import embedded, herding_order
-from dmtutor.distribution_matching import mean_distance
+from dmtutor.distribution_matching import DMSteps, mean_distance
 from dmtutor.evaluation import correctness, soft_labels, train_network
 from dmtutor.idm import IDMSteps
 from dmtutor.mmd import Gaussian, mmd2
@@ -124,14 +124,14 @@ class Translated(Recipe):
 
 JUDGES = {1: Translated.reference(steps=400), 10: Translated.reference(steps=1000)}
 OTHER_JUDGES = {
-    1: {"cutmix, longer": Translated.reference(steps=1600, cutmix=0.5), "soft labels": JUDGES[1]},
+    1: {"soft labels": JUDGES[1]},
     10: {
         "soft labels": replace(JUDGES[10], amp=True),
         "cutmix, longer": Translated.reference(steps=10500, batch_size=64, cutmix=0.5, amp=True),  # 1,500 epochs
     },
 }
 TOP = {
-    1: ("DM", "Surest tiles", "+ cross-entropy", "+ characteristic functions, step 3"),
+    1: ("+ cross-entropy",),
     10: ("DM, larger step", "in 16 bits", "between first and trained"),
 }
 AS_PUBLISHED = Translated.reference(amp=True)  # 1,000 epochs, in 16 bits
@@ -219,11 +219,10 @@ class Between(SixteenBits):
         return share
 
 
-class Untrained(Between):
-    """A step sees new random weights, though there is a cross-entropy."""
+class Untrained(IDMSteps):
+    """A step sees new random weights, as in DM, though there is a cross-entropy: the pool is never looked at."""
 
-    def draw_weights(self, iteration):
-        return self.network.draw_parameters(generator=keyed_generator(self.root, "network", iteration))
+    draw_weights = DMSteps.draw_weights
 
 
 class Ends(Between):
@@ -256,7 +255,7 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "first or trained": (Ends, ENDS),
     "trained alone": (Trained, ENDS),
     "first or trained for less": (Ends, {**ENDS, "pool_steps": 600}),
-    "random, with entropy": (Untrained, ENDS),
+    "random, with entropy": (Untrained, {**CALM, "pool": 1, "pool_steps": 1}),
     "between, without entropy": (Between, {**ENDS, "alpha": 0.0}),
     "random, without entropy": (SixteenBits, {**CALM, "pool": 0, "alpha": 0.0}),
     "DM, as calm": (SixteenBits, {**CALM, "factor": 1, "pool": 0, "alpha": 0.0}),
@@ -348,7 +347,7 @@ def found(real, name, ipc, seed, folder, times=1):
     if name == "Herded tiles":
         return herded_tiles(real, ipc, seed, folder)
     if name in ("Surest tiles", "Least sure tiles"):
-        return surest_tiles(real, ipc, seed, trained_teacher(real, folder), name == "Surest tiles"), {}
+        return surest_tiles(real, ipc, seed, trained_teacher(real, folder), largest=name == "Surest tiles"), {}
     path = run_file(folder, name, ipc, seed, times)
     if not path.exists():
         return None
@@ -387,12 +386,12 @@ def seen_by(looks, images):
 
 
 @torch.no_grad()
-def surest_tiles(real, ipc, seed, teacher, most=True):
+def surest_tiles(real, ipc, seed, teacher, *, largest):
     """Of some random images of each class those whose class a teacher is surest (or least sure) of, as tiles."""
     some = random_subset(real, CANDIDATES, generator=seeded(seed))
     answers = torch.cat([teacher(blurred(block)).log_softmax(1) for block in some.images.split(100)])
     sure = answers.gather(1, some.labels[:, None])[:, 0].view(len(some.classes), CANDIDATES)
-    best = sure.topk(4 * ipc, largest=most).indices + CANDIDATES * torch.arange(len(some.classes))[:, None]
+    best = sure.topk(4 * ipc, largest=largest).indices + CANDIDATES * torch.arange(len(some.classes))[:, None]
     return as_tiles(some.select(best.flatten()))
 
 
