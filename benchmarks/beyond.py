@@ -255,7 +255,7 @@ HIGHER = {  # what was tried to get further than the rungs: a kind, and changes 
     "first or trained": (Ends, ENDS),
     "trained alone": (Trained, ENDS),
     "first or trained for less": (Ends, {**ENDS, "pool_steps": 600}),
-    "random, with entropy": (Untrained, {**CALM, "pool": 1, "pool_steps": 1}),
+    "random, with entropy": (Untrained, {**CALM, "pool": 2, "pool_steps": 1}),
     "between, without entropy": (Between, {**ENDS, "alpha": 0.0}),
     "random, without entropy": (SixteenBits, {**CALM, "pool": 0, "alpha": 0.0}),
     "DM, as calm": (SixteenBits, {**CALM, "factor": 1, "pool": 0, "alpha": 0.0}),
